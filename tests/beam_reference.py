@@ -1,4 +1,4 @@
-"""A plain beam search in Python, and what tests of beam search share."""
+"""A plain beam search in Python, and helpers of the tests of beam search."""
 
 import functools
 import math
@@ -11,14 +11,14 @@ from jaxasr import pytrees
 from jaxasr.beam import beam_search
 from jaxasr.rules import Rules
 
-# As if the 101 ids of the tiny model were text, an end-of-text and timestamps.
+# Of the 101 ids of the tiny model, those below 60 count as text and those from 62 on as timestamps.
 EOT, NO_TIMESTAMPS, BEGIN = 60, 61, 62
 N_PROMPT, N_NEW, CONTEXT = 3, 11, 23
 
 
 @pytrees.dataclass
 class Sharpened:
-    """Scales the logits of a random model, raises that of the end, then applies rules."""
+    """Scales the logits of a random model, raises that of the end-of-text, then applies rules."""
 
     scale: float
     end_bias: float
@@ -76,8 +76,9 @@ def teacher_forced(model):
 def reference_search(logprobs, prompt, beam_size, patience=1.0, penalty=None):
     """Returns the tokens of one recording's best text and their summed log-probability.
 
-    Like openai/whisper's BeamSearchDecoder and MaximumLikelihoodRanker, except that it keeps no
-    impossible text, and gives an empty text length 1 where they would divide by zero.
+    Follows openai/whisper's BeamSearchDecoder and MaximumLikelihoodRanker, with two exceptions. It
+    keeps no text of probability zero. An empty text counts as one token long, where openai/whisper
+    would divide by zero.
     """
     beams, finished, max_ended = {tuple(prompt): 0.0}, {}, round(beam_size * patience)
     for _ in range(N_NEW):

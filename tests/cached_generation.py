@@ -16,7 +16,7 @@ def generate(model, inputs, edits=None, **options):
 
 
 def teacher_forced(model, inputs, generation, edits=None, positions=None):
-    """Log-probabilities [B, T, V] before each generated token, from one pass over all tokens."""
+    """Returns log-probabilities [B, T, V] for each generated token, by one pass over all tokens."""
     memory, prompt = inputs
     tokens = np.concatenate([prompt, generation.tokens], 1)[:, :-1]
     logits = model.decode(tokens, memory, edits, positions=positions)[0]
@@ -24,5 +24,5 @@ def teacher_forced(model, inputs, generation, edits=None, positions=None):
 
 
 def is_generated(generation) -> np.ndarray:
-    """Bool [B, T]: True at tokens and the end-of-text, False at padding."""
+    """Returns bool [B, T]: True at tokens and the end-of-text, False at padding."""
     return np.arange(generation.tokens.shape[1]) <= np.asarray(generation.lengths)[:, None]

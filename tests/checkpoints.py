@@ -20,12 +20,12 @@ from tiny_tensors import (
     shapes as shapes,
 )
 from torch_checkpoints import (
-    p_checkpoint as p_checkpoint,
-    p_dict as p_dict,
-    p_int as p_int,
-    p_str as p_str,
-    p_tensor as p_tensor,
-    p_tuple as p_tuple,
+    pickle_checkpoint as pickle_checkpoint,
+    pickle_dict as pickle_dict,
+    pickle_int as pickle_int,
+    pickle_tensor as pickle_tensor,
+    pickle_text as pickle_text,
+    pickle_tuple as pickle_tuple,
     write_pt as write_pt,
     write_pt_raw as write_pt_raw,
     write_state as write_state,
@@ -84,7 +84,7 @@ def write_hf(
     shards: int = 1,
     pickled: bool = False,
 ) -> Path:
-    """Writes a Hugging Face folder; `pickled`: as `pytorch_model.bin`."""
+    """Writes a Hugging Face folder. If `pickled`, the weights are in `pytorch_model.bin`."""
     folder.mkdir(parents=True, exist_ok=True)
     renamed = {hf_name(name): np.ascontiguousarray(array) for name, array in tensors.items()}
     (folder / "config.json").write_text(json.dumps(hf_config(config)))

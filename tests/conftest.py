@@ -1,4 +1,4 @@
-"""Shared by all tests: annotations are checked at run time, and compiled programs are cached."""
+"""Sets up all tests: checks annotations at run time, and caches compiled programs."""
 
 import gc
 import importlib.metadata
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 # Without optimisation, compiling takes a quarter of the time, and programs run at two thirds of the
-# speed. Modules marked `optimised` compare programs bitwise and are compiled as for users. Setting
-# XLA_FLAGS, even to an empty string, compiles everything as for users.
+# speed. Test modules marked `optimised` compare programs bitwise, so they compile as users do.
+# If XLA_FLAGS is set, even to an empty string, all tests compile as users do.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_cpu_parallel_codegen_split_count=1"
-    # Later versions do not know this flag, and abort at unknown flags.
+    # Later versions of jaxlib abort at this flag, because they do not know it.
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -20,8 +20,9 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# The modules that compute. Public functions above them have error messages of their own, which
-# tests match; pytrees of `cache` and `decoding` may hold other things than arrays.
+# The modules whose annotations are checked. Public functions of other modules raise their own
+# errors, which tests match.
+# Pytrees of `cache` and `decoding` may hold objects that are not arrays.
 _CHECKED = ("attention", "beam", "blocks", "cpu_kernels", "decoder", "encoder", "stack", "taps")
 
 assert "jaxasr" not in sys.modules, "imported before their annotations could be checked"
@@ -41,9 +42,19 @@ QUICK = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 # Comparisons with torch run by `pytest tests/live`, after `pip install torch`.
 collect_ignore = ["live"]
 
-# Distinct sizes, so that a transposed axis fails: M=7, S=11, D=15, L=4|2, H=3|5, Dh=5|3, V=101,
-# context 23.
-TINY = jaxasr.Config(7, 11, 15, 3, 4, 101, 23, 15, 5, 2)
+# All sizes differ, so that a transposed axis fails. Heads have width 5 and 3.
+TINY = jaxasr.Config(
+    n_mels=7,
+    n_audio_ctx=11,
+    n_audio_state=15,
+    n_audio_head=3,
+    n_audio_layer=4,
+    n_vocab=101,
+    n_text_ctx=23,
+    n_text_state=15,
+    n_text_head=5,
+    n_text_layer=2,
+)
 
 
 def pytest_collection_finish() -> None:
@@ -54,9 +65,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_module(request):
-    """Frees the programs of a module at its end.
+    """Frees the compiled programs of a test module at its end.
 
-    Each is mapped into memory several times, and Linux allows 65,530 mappings.
+    Each program takes several memory mappings, and Linux allows a process 65,530.
     """
     jax.config.update(
         "jax_disable_most_optimizations",
@@ -69,9 +80,10 @@ def _programs_of_one_module(request):
 
 @pytest.fixture(scope="session")
 def tiny_model() -> jaxasr.Whisper:
-    """A random model whose parameters all differ, norms and biases included."""
+    """Returns a random model. No two parameters are equal, also not in norms and biases."""
     state = tiny_state(TINY, seed=1)
-    # A random model with a tied embedding repeats its last token, unless positions outweigh it.
+    # A random model with a tied embedding repeats its last token. Larger position embeddings
+    # prevent this.
     state["decoder.positional_embedding"] *= 4
     state["decoder.ln.bias"] /= 8
     return assemble(checkpoint(TINY, state))
@@ -79,13 +91,13 @@ def tiny_model() -> jaxasr.Whisper:
 
 @pytest.fixture(scope="session")
 def asr() -> jaxasr.Recogniser:
-    """The real tiny.en, of the `test` extra."""
+    """Returns the real tiny.en, whose weights the `test` extra installs."""
     return jaxasr.load("tiny.en")
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real recordings."""
+    """Returns the folder of real recordings."""
     folder = real_speech.folder()
     if folder is None:
         pytest.skip("no data folder: JAXASR_DATA names none")

@@ -9,6 +9,7 @@ from tiny_tensors import TINY
 
 from jaxasr.config import Config
 
+# The number of each dtype in a file of CTranslate2.
 _TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "bfloat16": 5}
 
 
@@ -103,7 +104,9 @@ def write_ct2_variables(
     spec: str = "WhisperSpec",
     alias: bool = True,
 ) -> Path:
-    """Writes a CTranslate2 folder; `alias`: the projection is an alias of the embedding."""
+    """Writes a CTranslate2 folder. If `alias`, the output projection is stored as an alias of the
+    embedding.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     body = b"".join(_variable(name, np.asarray(array)) for name, array in sorted(variables.items()))
     head = struct.pack("<I", version) + ct2_text(spec) + struct.pack("<II", 3, len(variables))

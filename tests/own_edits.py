@@ -14,6 +14,7 @@ def over_time(mask: Array, at: jaxasr.At) -> Array:
     )
 
 
+# Per tuple of axes: the index of the time axis to which a mask [B, T] applies.
 _TIME = {
     axes: axes.index("S") if axes[1] == "S" else axes.index("T")
     for axes in jaxasr.sites.SITES.values()
@@ -22,7 +23,7 @@ _TIME = {
 
 @flax.struct.dataclass
 class Shift:
-    """Adds `value` at one layer (-1: all) and one absolute position (None: all)."""
+    """Adds `value` at one layer (-1: all layers) and one absolute position (None: all)."""
 
     value: Array | float
     layer: Array | int = -1
@@ -40,7 +41,7 @@ class Shift:
 
 @flax.struct.dataclass
 class SilenceHead:
-    """Zeros one head of one layer at `z`."""
+    """Sets the output `z` of one head of one layer to zero."""
 
     layer: Array | int
     head: Array | int
@@ -53,7 +54,7 @@ class SilenceHead:
 
 @flax.struct.dataclass
 class Bend:
-    """Returns `scale * x + shift`; with 1 and 0 that is bitwise `x`."""
+    """Returns `scale * x + shift`. With scale 1 and shift 0, this is bitwise `x`."""
 
     scale: Array | float
     shift: Array | float

@@ -1,4 +1,4 @@
-"""Synthetic layers for studies that fit probes: the planted effect grows with depth."""
+"""Makes synthetic layers for studies that fit probes. Their planted effect grows with depth."""
 
 import numpy as np
 import xarray as xr
@@ -13,9 +13,10 @@ WIDTH = 8
 def layers(
     labels: np.ndarray, groups: np.ndarray, effect: float, seed: int = 0, first: float = 0.0
 ) -> np.ndarray:
-    """Makes activations [L + 1, N, D]: noise per row, noise per group, and a direction per class.
+    """Makes activations [L + 1, N, D]: the sum of noise per row, noise per group, and the effect.
 
-    The direction has length `effect`, and grows from the share `first` of it to all of it.
+    The effect is a direction per class. Its length grows over layers, from `first * effect` to
+    `effect`.
     """
     rng = np.random.default_rng(seed)
     class_of_row = np.unique(labels, return_inverse=True)[1]
@@ -29,7 +30,7 @@ def layers(
 
 
 def rows(kinds: list[str], n_groups: int, each: int) -> tuple[np.ndarray, np.ndarray]:
-    """Makes labels and groups, `each` rows per group; a group has one kind, and kinds alternate."""
+    """Makes labels and groups, with `each` rows per group. All rows of a group have one label."""
     groups = np.repeat(np.arange(n_groups), each)
     return np.array(kinds)[groups % len(kinds)], np.array([f"speaker {n}" for n in groups])
 
@@ -44,7 +45,7 @@ def probe(
     seed: int = 0,
     **baselines: int,
 ) -> xr.Dataset:
-    """Probes planted layers; `baselines` are the widths of uninformative features by name."""
+    """Probes planted layers. `baselines` gives the widths of uninformative features, by name."""
     rng = np.random.default_rng(seed + 1)
     uninformative = {
         name.replace("_", " "): rng.normal(size=(len(labels), width))

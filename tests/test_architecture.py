@@ -1,4 +1,4 @@
-"""Imports between packages and folders, lengths of files, and documentation of public names."""
+"""Packages and folders import only from lower ones, files are short, public names documented."""
 
 import ast
 import inspect
@@ -35,7 +35,7 @@ FOLDERS = {
 
 
 def imported(file: Path) -> set[str]:
-    """Modules that a file imports, at any level."""
+    """Returns the modules that a file imports, also within functions."""
     modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def name(file: Path) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_imports_point_down(file):
+def test_packages_import_only_lower_packages(file):
     package = file.relative_to(ROOT).parts[0]
     higher = PACKAGES[PACKAGES.index(package) + 1 :]
     assert not {module for module in imported(file) if module.split(".")[0] in (*higher, "tests")}
@@ -110,7 +110,7 @@ def test_every_public_name_is_documented(module):
     }
     documented = {
         key for key, text in described.items() if text and not text.startswith(f"{key}(")
-    }  # a dataclass without a docstring gets its signature
+    }  # Python gives a dataclass without a docstring its signature as docstring
     assert public.keys() == documented
     assert len(public) > 3
 
@@ -153,7 +153,7 @@ def test_the_command_line_and_its_help_need_no_model():
 
 
 def test_the_demo_imports_no_slow_module():
-    """Each of these takes half a second or more; a warm start may take ten seconds."""
+    """Each of these modules takes half a second or more, and a warm start at most ten seconds."""
     demo = (
         "import sys, experiments.analyses.lens; from jaxasr import audio, text; "
         "audio.mel_filters(80); text.normalise('One.')"

@@ -1,4 +1,4 @@
-"""The README: its commands, length and links; its Python runs on the real tiny.en."""
+"""The README is short, its links have targets, and its Python runs on the real tiny.en."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# The Python blocks of the README.
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
@@ -43,5 +44,5 @@ def test_there_is_python():
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
-def test_links_lead_somewhere(link):
+def test_links_have_a_target(link):
     assert (ROOT / link).exists()

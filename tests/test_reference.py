@@ -24,7 +24,7 @@ def loaded(namespace: str) -> ModuleType:
 
 
 def public(module: ModuleType) -> set[str]:
-    """Names that a user sees in a module, as Python does: without modules and underscores."""
+    """Returns the public names of a module: no modules, and no names with a leading underscore."""
     package = hasattr(module, "__path__")
     return {
         name
@@ -44,7 +44,7 @@ OBJECTS = {
 
 
 def example(value: object) -> str:
-    """Code of the ```python blocks and of the >>> lines of a docstring."""
+    """Returns the code of the ```python blocks and of the >>> lines of a docstring."""
     text = inspect.getdoc(value) or ""
     blocks = [
         textwrap.dedent(block)
@@ -54,7 +54,7 @@ def example(value: object) -> str:
 
 
 def with_methods(value: object) -> list[tuple[str, object]]:
-    """The object itself and, of a class of ours, its public methods and properties."""
+    """Returns the object and, for a class of this project, its public methods and properties."""
     members = vars(value) if inspect.isclass(value) else {}
     return [("", value)] + [
         (f".{name}", getattr(member, "__func__", member))
@@ -63,8 +63,8 @@ def with_methods(value: object) -> list[tuple[str, object]]:
     ]
 
 
-def described(value: object) -> bool:
-    """Whether a value has a docstring of its own: a class or a function."""
+def has_own_docstring(value: object) -> bool:
+    """Returns whether a value is a class or a function, so that it has its own docstring."""
     return inspect.isclass(value) or inspect.isroutine(value)
 
 
@@ -85,12 +85,12 @@ def test_every_public_name_has_an_entry(namespace):
 
 @pytest.mark.parametrize("path", OBJECTS)
 def test_every_entry_begins_with_a_sentence(path):
-    assert not described(OBJECTS[path]) or pages.first_line(path)
+    assert not has_own_docstring(OBJECTS[path]) or pages.first_line(path)
 
 
 @pytest.fixture(scope="module")
 def names():
-    """Names that examples may use without defining them."""
+    """Returns the objects that examples may use without defining them, by name."""
     import interventions as iv
     import jaxasr
 
@@ -137,13 +137,13 @@ def test_the_example_runs(path, names, tmp_path, monkeypatch):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)  # an example may write files
     module = next(key for key in OBJECTS if path == key or path.startswith(f"{key}."))
-    own = vars(sys.modules[module.rpartition(".")[0]])  # as in a doctest
+    own = vars(sys.modules[module.rpartition(".")[0]])  # like doctest, adds the module's names
     exec(compile(EXAMPLES[path], f"docstring of {path}", "exec"), {**own, **names})
 
 
 def test_names_without_an_example_are_few():
-    """`pytest -rP` lists them; lower the bound with every example that is added."""
-    callables = [path for path, value in OBJECTS.items() if described(value)]
+    """`pytest -rP` lists these names. Lower the bound whenever an example is added."""
+    callables = [path for path, value in OBJECTS.items() if has_own_docstring(value)]
     missing = sorted(
         path
         for path in callables

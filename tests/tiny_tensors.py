@@ -1,11 +1,22 @@
-"""Random tensors of a tiny Whisper, under openai/whisper's names."""
+"""Makes random tensors of a tiny Whisper, under the names of openai/whisper."""
 
 import numpy as np
 
 from jaxasr.config import Config
 
 # Distinct sizes, so that a transposed axis does not fit: 2 and 3 layers, 3 and 2 heads.
-TINY = Config(5, 7, 12, 3, 2, 17, 11, 12, 2, 3)
+TINY = Config(
+    n_mels=5,
+    n_audio_ctx=7,
+    n_audio_state=12,
+    n_audio_head=3,
+    n_audio_layer=2,
+    n_vocab=17,
+    n_text_ctx=11,
+    n_text_state=12,
+    n_text_head=2,
+    n_text_layer=3,
+)
 
 
 PROJECTIONS = ("query", "key", "value", "out")

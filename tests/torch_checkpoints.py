@@ -10,6 +10,7 @@ from tiny_tensors import TINY
 
 from jaxasr.config import Config
 
+# torch's name of the storage, per dtype.
 _STORAGES = {
     "float32": "FloatStorage",
     "float16": "HalfStorage",
@@ -18,23 +19,23 @@ _STORAGES = {
 }
 
 
-def p_str(text: str) -> bytes:
+def pickle_text(text: str) -> bytes:
     return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
 
 
-def p_int(value: int) -> bytes:
+def pickle_int(value: int) -> bytes:
     return b"J" + struct.pack("<i", value)
 
 
-def p_tuple(*items: bytes) -> bytes:
+def pickle_tuple(*items: bytes) -> bytes:
     return b"(" + b"".join(items) + b"t"
 
 
-def p_dict(items: dict[str, bytes]) -> bytes:
-    return b"}(" + b"".join(p_str(key) + value for key, value in items.items()) + b"u"
+def pickle_dict(items: dict[str, bytes]) -> bytes:
+    return b"}(" + b"".join(pickle_text(key) + value for key, value in items.items()) + b"u"
 
 
-def p_tensor(
+def pickle_tensor(
     key: str,
     array: np.ndarray,
     stride: tuple | None = None,
@@ -44,22 +45,35 @@ def p_tensor(
     shape = array.shape if shape is None else shape
     stride = tuple(s // array.itemsize for s in array.strides) if stride is None else stride
     kind = f"ctorch\n{_STORAGES[array.dtype.name]}\n".encode()
-    storage = p_tuple(p_str("storage"), kind, p_str(key), p_str("cpu"), p_int(array.size)) + b"Q"
+    storage = (
+        pickle_tuple(
+            pickle_text("storage"),
+            kind,
+            pickle_text(key),
+            pickle_text("cpu"),
+            pickle_int(array.size),
+        )
+        + b"Q"
+    )
     hooks = b"ccollections\nOrderedDict\n)R"
     args = (
         storage,
-        p_int(offset),
-        p_tuple(*map(p_int, shape)),
-        p_tuple(*map(p_int, stride)),
+        pickle_int(offset),
+        pickle_tuple(*map(pickle_int, shape)),
+        pickle_tuple(*map(pickle_int, stride)),
         b"\x89",
         hooks,
     )
-    return b"ctorch._utils\n_rebuild_tensor_v2\n" + p_tuple(*args) + b"R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + pickle_tuple(*args) + b"R"
 
 
-def p_checkpoint(state: dict[str, bytes], config: Config = TINY) -> bytes:
-    dims = {k: p_int(v) for k, v in dataclasses.asdict(config).items() if k.startswith("n_")}
-    return b"\x80\x02" + p_dict({"dims": p_dict(dims), "model_state_dict": p_dict(state)}) + b"."
+def pickle_checkpoint(state: dict[str, bytes], config: Config = TINY) -> bytes:
+    dims = {k: pickle_int(v) for k, v in dataclasses.asdict(config).items() if k.startswith("n_")}
+    return (
+        b"\x80\x02"
+        + pickle_dict({"dims": pickle_dict(dims), "model_state_dict": pickle_dict(state)})
+        + b"."
+    )
 
 
 def write_pt_raw(path: Path, pickled: bytes, storages: dict[str, bytes]) -> Path:
@@ -74,19 +88,19 @@ def write_pt_raw(path: Path, pickled: bytes, storages: dict[str, bytes]) -> Path
 def write_pt(path: Path, tensors: dict[str, np.ndarray], config: Config = TINY) -> Path:
     """Writes an OpenAI checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    state = {name: pickle_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
     return write_pt_raw(
         path,
-        p_checkpoint(state, config),
+        pickle_checkpoint(state, config),
         {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
     )
 
 
 def write_state(path: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """Writes only a state dict, as `pytorch_model.bin` is."""
-    state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    """Writes a state dict without a configuration, as in `pytorch_model.bin`."""
+    state = {name: pickle_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
     return write_pt_raw(
         path,
-        b"\x80\x02" + p_dict(state) + b".",
+        b"\x80\x02" + pickle_dict(state) + b".",
         {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
     )

@@ -14,7 +14,7 @@ PACKAGES = ("jaxasr", "interventions")
 
 @functools.cache
 def source(module: str) -> Path | None:
-    """The file of a module, or None if there is none."""
+    """Returns the file of a module, or None if there is none."""
     path = ROOT.joinpath(*module.split("."))
     files = path / "__init__.py", path.with_suffix(".py")
     return next((file for file in files if file.is_file()), None)
@@ -22,16 +22,16 @@ def source(module: str) -> Path | None:
 
 @functools.cache
 def parsed(file: Path) -> ast.Module:
-    """The syntax tree of a file."""
+    """Returns the syntax tree of a file."""
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
 @functools.cache
 def exports(module: str) -> dict[str, str]:
-    """Public names of a module, each with the dotted path of what it refers to.
+    """Returns the public names of a module, each with the dotted path of its object.
 
-    A package exports what it imports as `name as name`. Every module exports the functions and
-    classes that it defines without a leading underscore.
+    A package exports the names that it imports as `name as name`. Every module exports the
+    functions and classes that it defines without a leading underscore.
     """
     names: dict[str, str] = {}
     file = source(module)
@@ -49,7 +49,7 @@ def exports(module: str) -> dict[str, str]:
 
 
 def origin(path: str) -> str:
-    """The path at which an object is defined, behind any number of re-exports."""
+    """Returns the path at which an object is defined. Follows any number of re-exports."""
     module, _, name = path.rpartition(".")
     file = source(module)
     if file is None:
@@ -65,7 +65,7 @@ def origin(path: str) -> str:
 
 @functools.cache
 def namespaces() -> dict[str, dict[str, str]]:
-    """Public names of each public namespace, without the modules among them."""
+    """Returns the public names of each public namespace, except names of modules."""
     found: dict[str, dict[str, str]] = {}
     waiting = [(package, package) for package in PACKAGES]
     while waiting:
@@ -79,7 +79,10 @@ def namespaces() -> dict[str, dict[str, str]]:
 
 @functools.cache
 def homes() -> dict[str, str]:
-    """The namespace whose page describes each object: the longest name that exports it."""
+    """Returns, for each object, the namespace whose page describes it.
+
+    If several namespaces export the object, this is the one with the most parts in its name.
+    """
     home: dict[str, str] = {}
     for namespace, names in namespaces().items():
         for path in names.values():
@@ -88,7 +91,10 @@ def homes() -> dict[str, str]:
 
 
 def page(namespace: str) -> str:
-    """The Markdown of one namespace: a table of all its names, then an entry for each."""
+    """Returns the Markdown of one namespace: a table of all its names, and their entries.
+
+    A name whose entry is on the page of another namespace has only a row of the table.
+    """
     module, names, home = resolve(namespace), namespaces()[namespace], homes()
     summary = ast.get_docstring(parsed(source(module))) or ""  # type: ignore[union-attr]
     rows = [f"| [`{name}`][{path}] | {first_line(path)} |" for name, path in sorted(names.items())]
@@ -100,13 +106,13 @@ def page(namespace: str) -> str:
 
 
 def resolve(namespace: str) -> str:
-    """The module behind a namespace, such as `interventions.effects.paths`."""
+    """Returns the module of a namespace, such as `interventions.effects.paths`."""
     parent, _, name = namespace.rpartition(".")
     return exports(resolve(parent))[name] if parent else namespace
 
 
 def first_line(path: str) -> str:
-    """The first paragraph of a docstring, for a cell of a table."""
+    """Returns the first paragraph of a docstring, for a cell of a table."""
     module, _, name = path.rpartition(".")
     file = source(module)
     assert file is not None, path
@@ -119,7 +125,7 @@ def first_line(path: str) -> str:
 
 
 def index() -> str:
-    """The Markdown of the front page of the reference."""
+    """Returns the Markdown of the front page of the reference."""
     rows = [
         f"| [{name}]({name}.md) | {', '.join(f'`{key}`' for key in sorted(names))} |"
         for name, names in namespaces().items()
@@ -130,20 +136,20 @@ def index() -> str:
 
 
 def decisions() -> dict[str, str]:
-    """Titles of the decision records by file, in order."""
+    """Returns the title of each decision record by file name, in order."""
     files = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
     return {file.name: file.read_text(encoding="utf-8").split("\n")[0][2:] for file in files}
 
 
 def decisions_index() -> str:
-    """The Markdown of the front page of the decisions."""
+    """Returns the Markdown of the front page of the decisions."""
     head = "Each page records one decision: its context, its consequences, and what was rejected."
     rows = [f"* [{title}]({name})" for name, title in decisions().items()]
     return "\n".join(["# Decisions", "", head, "", *rows, ""])
 
 
 def pages() -> dict[str, str]:
-    """All generated pages: file name below docs/, and Markdown."""
+    """Returns all generated pages: file name below docs/, and Markdown."""
     named = {f"reference/{name}.md": page(name) for name, names in namespaces().items() if names}
     front = {"reference/index.md": index(), "decisions/index.md": decisions_index()}
     return front | named

@@ -1,1 +1,4 @@
-"""Attacks on readers of files: a few in pytest, many by `python -m tests.attacks.NAME`."""
+"""Gives damaged and hostile files to the readers of this project.
+
+pytest tries a few of them. `python -m tests.attacks.NAME` tries thousands.
+"""

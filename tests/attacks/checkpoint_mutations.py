@@ -1,4 +1,4 @@
-"""Mutates a small random checkpoint of every format.
+"""Mutates small random checkpoints, one of each format.
 
 A checkpoint is `{file name: bytes}`. A mutation takes a checkpoint and a random generator, and
 returns another checkpoint.
@@ -42,11 +42,23 @@ _CONTROL = (
     "nospeech",
     "notimestamps",
 )
-SMALL = Config(80, 9, 12, 3, 1, 256 + len(_CONTROL) + 1501, 11, 12, 2, 2)
+# The vocabulary has 256 bytes, the control tokens and 1,501 timestamps.
+SMALL = Config(
+    n_mels=80,
+    n_audio_ctx=9,
+    n_audio_state=12,
+    n_audio_head=3,
+    n_audio_layer=1,
+    n_vocab=256 + len(_CONTROL) + 1501,
+    n_text_ctx=11,
+    n_text_state=12,
+    n_text_head=2,
+    n_text_layer=2,
+)
 
 
 def _tokenizer_files() -> tuple[Files, Files]:
-    """Returns a tokenizer as tokenizer.json, and as the files of older folders."""
+    """Returns a tokenizer in two forms: tokenizer.json, and vocab.json with merges.txt."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -106,7 +118,7 @@ def weights_of(files: Files, rng: np.random.Generator) -> str:
 
 
 def flip_bits(files: Files, rng: np.random.Generator) -> Files:
-    """Flips some bits of a weight file, most often near its ends."""
+    """Flips some bits of a weight file, most often near its beginning and its end."""
     name = weights_of(files, rng)
     raw = bytearray(files[name])
     for _ in range(rng.integers(1, 9)):
@@ -127,7 +139,7 @@ def truncate(files: Files, rng: np.random.Generator) -> Files:
 
 
 def splice(files: Files, rng: np.random.Generator) -> Files:
-    """Overwrites, removes or doubles a stretch of bytes."""
+    """Overwrites, removes or repeats a run of bytes."""
     name = weights_of(files, rng)
     raw, size = files[name], int(rng.choice([1, 2, 4, 8, 64, 1024]))
     at, other = (int(rng.integers(max(1, len(raw) - size))) for _ in range(2))
@@ -171,22 +183,25 @@ def change_dimensions(files: Files, rng: np.random.Generator) -> Files:
 
 
 def spoil_numbers(files: Files, rng: np.random.Generator) -> Files:
-    """Makes numbers NaN, infinite, or so large that a product overflows."""
+    """Replaces numbers by NaN, infinity, or values so large that a product overflows."""
     name = weights_of(files, rng)
     raw, value = bytearray(files[name]), np.float32(rng.choice([np.nan, np.inf, -np.inf, 3e38]))
     count = int(rng.choice([1, 12]))
+    # Numbers of the second half of the file, which has no header.
     at = 4 * int(rng.integers(len(raw) // 8, len(raw) // 4 - count - 200))
+    # In safetensors, float32 numbers start after 8 bytes and a header of any length.
     at -= (at - (8 + int.from_bytes(raw[:8], "little"))) % 4 if name.endswith("safetensors") else 0
     raw[at : at + 4 * count] = value.tobytes() * count
     return files | {name: _with_checksums(bytes(raw)) if raw[:2] == b"PK" else bytes(raw)}
 
 
 def _with_checksums(raw: bytes) -> bytes:
-    """Writes the zip again, so that every checksum is right."""
+    """Writes the zip file again, so that every checksum matches its changed member."""
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as file:
             members = {}
             for info in file.infolist():
+                # The header of a zip member has 30 bytes and the name.
                 start = info.header_offset + 30 + len(info.filename)
                 members[info.filename] = raw[start : start + info.file_size]
         return zip_of(members)

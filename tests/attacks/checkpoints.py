@@ -1,10 +1,10 @@
-"""Loads damaged and hostile checkpoints, and generates a token with those that load.
+"""Loads damaged and hostile checkpoints, and generates one token with each that loads.
 
     python -m tests.attacks.checkpoints --n 10000 --seed 0
 
-prints a line for every kind of mutation. A worker process loads one case after the other, and is
-killed if it does not answer. A case hangs if loading takes more than 10 s of processor time,
-without compiling a program for new dimensions. `--case 17` runs one case in this process.
+prints a line for every kind of mutation. A worker process loads one case after the other. It is
+killed if it does not answer. A case counts as hanging if loading takes more than 10 s of processor
+time, without the compilation of programs. `--case 17` runs case 17 alone, in this process.
 """
 
 import argparse
@@ -29,21 +29,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import checkpoint_mutations as mutations
 
-LONGEST_S, LARGEST_MB = 10.0, 1000.0
+LONGEST_S, LARGEST_MB = 10.0, 1000.0  # limits of processor time and of memory for one case
 PATIENCE_S = 120.0  # for importing, loading and compiling on a busy machine
 COLUMNS = ("tried", "loaded", "refused", "crash", "hang", "memory", "code", "nan")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of one case; `faults` are names of columns, empty if there are none."""
+    """The result of one case. `faults` holds the `COLUMNS` in which it counts as a fault."""
 
     loaded: bool
     faults: tuple[str, ...] = ()
     detail: str = ""
 
 
-def case(
+def make_case(
     number: int, seed: int, originals: dict[str, mutations.Files]
 ) -> tuple[str, mutations.Files]:
     """Returns the kind and the files of a case."""
@@ -57,8 +57,8 @@ def _resident_mb(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def attempt(folder: Path, compiling: bool = True) -> Outcome:
-    """Loads a checkpoint and generates one token, and measures memory and time.
+def load_and_generate(folder: Path, compiling: bool = True) -> Outcome:
+    """Loads a checkpoint, generates one token, and measures memory and time.
 
     Without `compiling`, no token is generated if that would compile a program for new dimensions.
     """
@@ -115,7 +115,7 @@ def _worker(pipe: Connection, scratch: Path) -> None:
     compile_cache.enable()
     os.chdir(scratch)
     while True:
-        pipe.send(attempt(Path(pipe.recv())))
+        pipe.send(load_and_generate(Path(pipe.recv())))
 
 
 class Worker:
@@ -159,7 +159,7 @@ def run(n: int, seed: int) -> bool:
     scratch = Path(tempfile.mkdtemp(prefix="attack-"))
     worker, canary = Worker(scratch), scratch / mutations.CANARY
     for number in range(n):
-        kind, files = case(number, seed, originals)
+        kind, files = make_case(number, seed, originals)
         folder = write_files(files, scratch / str(number))
         outcome = worker(folder)
         shutil.rmtree(folder)
@@ -194,9 +194,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.case is None:
         sys.exit(0 if run(options.n, options.seed) else 1)
-    kind, files = case(options.case, options.seed, mutations.originals())
+    kind, files = make_case(options.case, options.seed, mutations.originals())
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        print(kind, attempt(write_files(files, Path(scratch) / "case")))
+        print(kind, load_and_generate(write_files(files, Path(scratch) / "case")))
 
 
 if __name__ == "__main__":

@@ -58,8 +58,12 @@ def with_pyav_alone(path: Path) -> np.ndarray:
     return scipy.signal.resample_poly(samples, SAMPLE_RATE // common, rate // common)
 
 
-def compared(path: Path) -> tuple[int, float]:
-    """Returns by how many samples `load_audio` exceeds PyAV, and the correlation of the samples."""
+def compare_with_pyav(path: Path) -> tuple[int, float]:
+    """Compares `load_audio` with PyAV.
+
+    Returns:
+        The number of samples by `load_audio` minus that by PyAV, and the samples' correlation.
+    """
     ours, theirs = jaxasr.load_audio(path), with_pyav_alone(path)
     common = min(len(ours), len(theirs))
     a, b = ours[:common].astype(np.float64), theirs[:common]
@@ -68,7 +72,7 @@ def compared(path: Path) -> tuple[int, float]:
     return len(ours) - len(theirs), float(a @ b / scale) if scale else float(np.array_equal(a, b))
 
 
-def passes(difference: int, correlation: float) -> bool:
+def agrees_with_pyav(difference: int, correlation: float) -> bool:
     """Returns whether the lengths are within one encoder frame and the samples agree."""
     return abs(difference) <= SAMPLES_PER_FRAME and correlation >= MIN_CORRELATION
 
@@ -85,7 +89,7 @@ def written_by_pyav() -> Iterator[tuple[str, bytes]]:
     for format in sorted(av.formats_available.difference(_SEVERAL_FILES)):
         try:
             codec = av.open(io.BytesIO(), "w", format=format).default_audio_codec
-        except (av.FFmpegError, ValueError):  # read only
+        except (av.FFmpegError, ValueError):  # PyAV only reads this format
             continue
         for samples, rate in ((two, RATE), (narrow, 8_000)):
             try:
@@ -161,12 +165,12 @@ def main() -> None:
                 print(f"{path.name:40} PyAV fails ({type(error).__name__}); load_audio: {ours}")
                 continue
             try:
-                difference, correlation = compared(path)
+                difference, correlation = compare_with_pyav(path)
             except ValueError as error:
                 failed += 1
                 print(f"{path.name:40} FAILED {error}")
                 continue
-            good = passes(difference, correlation)
+            good = agrees_with_pyav(difference, correlation)
             passed, failed, lowest = passed + good, failed + (not good), min(lowest, correlation)
             numbers = f"{theirs / SAMPLE_RATE:8.3f} s {difference:+5} samples"
             mark = "" if good else " FAILED"

@@ -1,4 +1,4 @@
-"""Mutates weight files within the rules of their formats: names, sizes, types and opcodes."""
+"""Mutates weight files as their formats store them: names, sizes, types and opcodes."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 from attacks.json_mutations import change_value
 
-CANARY = "code-was-run"  # file that hostile pickles write to the current directory
+CANARY = "code-was-run"  # name of the file that a hostile pickle writes if its code runs
 
 
 def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -23,7 +23,7 @@ def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
 
 
 def mutate_safetensors(raw: bytes, rng: np.random.Generator) -> bytes:
-    """Changes names, types and sizes in the header."""
+    """Changes names, dtypes and sizes in the header, which is JSON after its length in 8 bytes."""
     size = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + size])
     name, other = (str(rng.choice(list(header))) for _ in range(2))
@@ -51,7 +51,7 @@ def mutate_safetensors(raw: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutate_ctranslate2(raw: bytes, rng: np.random.Generator) -> bytes:
-    """Changes sizes, types, ranks and names, which precede every variable."""
+    """Changes a name, rank, size or dtype. These precede the data of every variable."""
     places = [i for i in range(len(raw) - 40) if raw[i : i + 8] in (b"encoder/", b"decoder/")]
     at = int(rng.choice(places))
     end = raw.index(b"\0", at)
@@ -76,17 +76,22 @@ def mutate_ctranslate2(raw: bytes, rng: np.random.Generator) -> bytes:
             return raw[:at] + raw[other:stop] + raw[end:]
 
 
-_CALL = b"X" + struct.pack("<I", len(f"echo > {CANARY}")) + f"echo > {CANARY}".encode() + b"\x85R"
+# Pickle opcodes that call the function on the stack with a shell command, which writes `CANARY`.
+_CALL_OPCODES = (
+    b"X" + struct.pack("<I", len(f"echo > {CANARY}")) + f"echo > {CANARY}".encode() + b"\x85R"
+)
 
 
-_RUN = [
-    b"cos\nsystem\n" + _CALL,
-    b"cposix\nsystem\n" + _CALL,
-    b"\x8c\x02os\x8c\x06system\x93" + _CALL,
-    b"csubprocess\ngetoutput\n" + _CALL,
+# Pickle opcodes that import a function and call it.
+_CODE_OPCODES = [
+    b"cos\nsystem\n" + _CALL_OPCODES,
+    b"cposix\nsystem\n" + _CALL_OPCODES,
+    b"\x8c\x02os\x8c\x06system\x93" + _CALL_OPCODES,
+    b"csubprocess\ngetoutput\n" + _CALL_OPCODES,
 ]
 
 
+# Other pickle opcodes: single ones, invalid memo indices, long integers, nested tuples, marks.
 _SNIPPETS = [
     *(bytes([opcode]) for opcode in b"N\x88]})(t\x85\x86\x8702RbaesuQ"),
     b"q\x01",
@@ -123,12 +128,13 @@ def mutate_torch(raw: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _pickle(data: bytes, rng: np.random.Generator) -> bytes:
+    # Splits the pickle into its opcodes, then replaces, inserts, copies or moves some of them.
     places = [place for _, _, place in pickletools.genops(data)]
     parts = [data[a:b] for a, b in zip(places, [*places[1:], len(data)])]
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(1, len(parts)))
         snippet = (
-            _RUN[rng.integers(len(_RUN))]
+            _CODE_OPCODES[rng.integers(len(_CODE_OPCODES))]
             if rng.random() < 0.3
             else _SNIPPETS[rng.integers(len(_SNIPPETS))]
         )

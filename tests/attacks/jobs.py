@@ -1,6 +1,6 @@
-"""Six computations that can be interrupted and resumed, on tiny models and short recordings.
+"""Runs six computations that can be interrupted and resumed, on tiny models.
 
-A job is called with the folder it writes to, and can be called again with the same folder.
+A job is called with the folder that it writes to. A second call with the same folder continues it.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules in tests/
 N_RECORDINGS = 12
 
 
@@ -23,7 +23,18 @@ def sweep(folder: Path) -> None:
     import interventions as iv
     import jaxasr
 
-    config = jaxasr.Config(5, 11, 21, 3, 3, 101, 23, 21, 7, 4)
+    config = jaxasr.Config(
+        n_mels=5,
+        n_audio_ctx=11,
+        n_audio_state=21,
+        n_audio_head=3,
+        n_audio_layer=3,
+        n_vocab=101,
+        n_text_ctx=23,
+        n_text_state=21,
+        n_text_head=7,
+        n_text_layer=4,
+    )
     model = jaxasr.weights.assemble(checkpoint(config, tiny_state(config)))
     mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
     tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
@@ -84,7 +95,7 @@ JOBS: dict[str, Callable[[Path], None]] = {
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Returns the files in `folder`, without times and provenance."""
+    """Returns the contents of all files in `folder`, except times and provenance."""
     return {
         str(file.relative_to(folder)): _read(file)
         for file in sorted(folder.rglob("*"))
@@ -118,12 +129,12 @@ def _read(file: Path) -> object:
         return {
             str(name): repr(values.values.tolist())
             for name, values in load_result(file).variables.items()
-        }  # arrays of texts have objects
+        }  # arrays of texts have dtype object
     return file.read_bytes()
 
 
 def _tone(folder: Path) -> Path:
-    """Returns a recording next to the folder, the same for all runs."""
+    """Writes a recording next to `folder`, the same for all runs."""
     from small_speech import tone, write
 
     path = folder.parent / "tone.flac"
@@ -131,7 +142,7 @@ def _tone(folder: Path) -> Path:
 
 
 def _corpus(folder: Path) -> Path:
-    """Returns a folder of low and high tones with a manifest, the same for all runs."""
+    """Writes a folder of low and high tones with a manifest, the same for all runs."""
     from small_speech import tone, write
 
     corpus = folder.parent / "tones"
@@ -162,7 +173,18 @@ def recogniser() -> object:
     from jaxasr.tokenizer import Tokenizer
     from jaxasr.weights.packaged import tokenizer_file
 
-    config = jaxasr.Config(80, 1500, 12, 2, 3, 51864, 448, 12, 2, 3)
+    config = jaxasr.Config(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=12,
+        n_audio_head=2,
+        n_audio_layer=3,
+        n_vocab=51864,
+        n_text_ctx=448,
+        n_text_state=12,
+        n_text_head=2,
+        n_text_layer=3,
+    )
     with_files = dataclasses.replace(
         checkpoint(config, tiny_state(config)), weight_files=(Path(__file__),)
     )

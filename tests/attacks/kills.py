@@ -1,9 +1,9 @@
 """Kills computations at random moments, resumes them, and compares the files bitwise.
 
-`python -m tests.attacks.kills --n 100` prints one line per job: the number of kills, how many came
-before the end, and the differences from an uninterrupted run. Half of the kills come after a random
-time and half at a random change of a file (a rename, a new or a removed file), so that moments with
-incomplete files are as frequent as others.
+`python -m tests.attacks.kills --n 100` prints one line per job: the number of kills, how many of
+them came before the job's end, and the differences from an uninterrupted run. Half of the kills
+come after a random time. The others come at a random change of a file (a rename, a new or a removed
+file), so that kills while files are incomplete are frequent.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules in tests/
 
 from attacks.jobs import JOBS, contents
 
+# Audit events of Python that change files. Opening a file for writing also counts.
 _CHANGES = (
     "os.rename",
     "os.mkdir",
@@ -32,6 +33,7 @@ _CHANGES = (
     "tempfile.mkdtemp",
     "shutil.rmtree",
 )
+# Modules that the parent imports once, so that every forked process starts fast.
 _PRELOAD = (
     "jax",
     "flax.nnx",
@@ -47,10 +49,10 @@ _PRELOAD = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-_FAILED = 3
+_FAILED = 3  # exit code of a job that raised an error
 
 
-class Changes:
+class KillAtChange:
     """Counts the changes of files in one folder, and kills the process at one of them."""
 
     def __init__(self, folder: Path, kill_at: int | None, counted: Any):
@@ -79,7 +81,7 @@ def _child(
     from experiments import compile_cache
 
     compile_cache.enable()
-    sys.addaudithook(Changes(folder, kill_at, counted))
+    sys.addaudithook(KillAtChange(folder, kill_at, counted))
     start.value = time.monotonic()
     try:
         JOBS[job](folder)
@@ -103,6 +105,7 @@ def run(
     counted, start = context.Value("l", 0, lock=False), context.Value("d", 0.0, lock=False)
     process = context.Process(target=_child, args=(job, folder, log, kill_at, counted, start))
     process.start()
+    # `after` counts from the start of the job, not from that of the process.
     while not start.value and process.is_alive():
         time.sleep(0.002)
     process.join(after if after is not None else 600)
@@ -123,10 +126,11 @@ def trials(
         n: number of kills.
         scratch: folder for all files.
         seed: random seed.
-        timed: let every other kill come after a random time, not at a change of a file.
+        timed: every other kill comes after a random time, the rest at a change of a file.
+                Otherwise all come at a change of a file.
 
     Yields:
-        Whether the kill came before the end, and the fault after resuming, or "".
+        Whether the kill came before the job's end, and the fault of the resumed job, or "".
     """
     root, log, rng = scratch / job, scratch / f"{job}.log", random.Random(seed)
     (root / "whole").mkdir(parents=True)

@@ -35,8 +35,8 @@ class Worker:
     """A process that runs functions, and is replaced if it exceeds a limit.
 
     Args:
-        environment: variables set for the process, as `{"MALLOC_PERTURB_": "165"}`.
-        seconds: limit per call, without the imports of the function.
+        environment: environment variables of the process, such as `{"MALLOC_PERTURB_": "165"}`.
+        seconds: limit per call. The import of the function's module does not count.
         extra_bytes: limit of resident memory beyond that at the start of a call.
     """
 
@@ -113,7 +113,7 @@ def _serve(pipe: Any) -> None:
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             function, args = pipe.recv()  # imports the module of the function
-            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
             before = _resident("self")
             pipe.send(before)
             try:

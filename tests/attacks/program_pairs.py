@@ -1,8 +1,8 @@
 """Checks that no edit, metric, readout or rule runs the compiled program of another one.
 
-`python -m tests.attacks.program_pairs` calls every kind after every other kind in one process, in
-both orders, through the same compiled function. The reference is a process per kind. The quick test
-compares with calls that are not compiled.
+`python -m tests.attacks.program_pairs` calls all kinds one after the other in one process, in
+both orders, through the same compiled function. It compares each result with that of a process
+that calls only this kind. The test in pytest compares with calls that are not compiled.
 """
 
 import functools
@@ -67,7 +67,10 @@ def _added(s: float, x: Any, at: Any) -> Any:
 
 
 def edits() -> dict[str, Any]:
-    """Returns edits of an attention pattern [B, H, T, S], one of each kind and of each trap."""
+    """Returns edits of an attention pattern [B, H, T, S].
+
+    There is one of each kind, and pairs that a cache of programs may confuse.
+    """
     x = np.linspace(0.1, 0.9, B * H * T * S, dtype=np.float32).reshape(B, H, T, S)
     two = jnp.float32(2)
     return {
@@ -111,7 +114,7 @@ def edits() -> dict[str, Any]:
 
 
 def metrics() -> dict[str, Any]:
-    """Returns metrics, one of each kind, and classes with equal fields."""
+    """Returns metrics: one of each kind, and classes with equal fields."""
     answer = jnp.array([3, 4])
     Own = _edit_class("Own", {"answer": 0}, lambda self, logits: logits.sum(-1) + self.answer)
     Other = _edit_class("Other", {"answer": 0}, lambda self, logits: logits.max(-1) - self.answer)
@@ -141,7 +144,7 @@ def readouts() -> dict[str, Any]:
 
 
 def rules() -> dict[str, Any]:
-    """Returns generation rules, and classes with equal fields."""
+    """Returns generation rules: one of each kind, and classes with equal fields."""
     suppress = jnp.arange(V) == 2
     none = jnp.zeros(V, bool)
     kinds = {
@@ -179,7 +182,7 @@ def _rule(logits: Any, tokens: Any, rule: Any) -> Any:
 
 
 def calls() -> dict[str, tuple[Callable, tuple, Any]]:
-    """Returns the function, its arrays and the structure of every kind."""
+    """Returns, for every kind, the function that is called, its arrays, and the edit or rule."""
     x = jnp.asarray(np.random.default_rng(0).random((B, H, T, S), np.float32))
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(B, V)), jnp.float32)
     tokens = jnp.array([[1, 2, 0, 0], [3, 7, 0, 0]], jnp.int32)
@@ -221,7 +224,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
 
 
 def result(name: str, kinds: dict, run: bool = True) -> str:
-    """Returns the values of one kind as text, compiled or not."""
+    """Returns the result of one kind as text. Compiles the function if `run` is true."""
     function, arrays, taps = kinds[name]
     out = compiled.call(function, *arrays, taps) if run else function(*arrays, taps)
     return " ".join(

@@ -2,7 +2,8 @@
 
     python -m tests.attacks.recordings --n 1000 --seed 0
 
-Each file is read twice, in processes that fill fresh memory with different bytes.
+Each file is read in two processes, which fill newly allocated memory with different bytes. A
+decoder that returns uninitialised memory then gives two different results.
 """
 
 import argparse
@@ -18,11 +19,12 @@ from .limits import Outcome, Worker
 from .sample_files import kinds
 
 FAULTS = ("other error", "crashed", "hung", "memory", "silent NaN", "differs")
-_FILLS = ("0", "165")  # values of MALLOC_PERTURB_
+_FILLS = ("0", "165")  # values of MALLOC_PERTURB_, which fills newly allocated memory
 
 
 # Each mutation takes random numbers, a file, and another file.
 Mutation = Callable[[np.random.Generator, bytearray, bytes], bytearray]
+# Numbers that are written to a header: small ones, and limits of integer types.
 _NUMBERS = [0, 1, 2, 7, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF]
 
 
@@ -65,6 +67,7 @@ def _cut_out(rng: np.random.Generator, file: bytearray, _: bytes) -> bytearray:
     return file[:start] + file[start + int(rng.integers(1, 5_000)) :]
 
 
+# Headers are edited twice as often as any other part.
 MUTATIONS: tuple[Mutation, ...] = (
     _flip_bits,
     _edit_header,
@@ -77,7 +80,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 )
 
 
-def mutated(intact: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
+def mutate_recording(intact: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
     """Returns the kind and content of mutated recording `number`."""
     rng = np.random.default_rng([seed, number])
     kind = list(intact)[number % len(intact)]
@@ -90,7 +93,7 @@ def mutated(intact: dict[str, bytes], number: int, seed: int) -> tuple[str, byte
 
 
 def read(path: Path) -> tuple[int, str, bool]:
-    """Returns the number of samples, their hash, and whether they and their features are finite."""
+    """Returns the number of samples, their hash, and whether samples and features are finite."""
     import jaxasr
     from jaxasr.audio import pad_or_trim
 
@@ -119,9 +122,9 @@ def verdict(outcomes: list[Outcome], path: Path) -> str:
 def attack(
     files: Iterator[tuple[str, bytes]], folder: Path
 ) -> Iterator[tuple[str, Path, str, list[Outcome]]]:
-    """Reads each file in both processes; yields its kind, path, verdict and outcomes.
+    """Reads each file in both processes, and yields its kind, path, verdict and outcomes.
 
-    Only files with a fault stay in `folder`.
+    Files without a fault are deleted from `folder`.
     """
     with (
         Worker({"MALLOC_PERTURB_": _FILLS[0]}) as first,
@@ -151,7 +154,7 @@ def main() -> None:
     counts = {kind: collections.Counter() for kind in intact}
     slowest, largest = 0.0, 0
     for kind, path, result, outcomes in attack(
-        (mutated(intact, i, options.seed) for i in range(options.n)), folder
+        (mutate_recording(intact, i, options.seed) for i in range(options.n)), folder
     ):
         counts[kind][result] += 1
         slowest = max(slowest, *(outcome.seconds for outcome in outcomes))

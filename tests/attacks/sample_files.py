@@ -1,4 +1,4 @@
-"""Recordings written by libsndfile and FFmpeg, in memory."""
+"""Makes recordings with libsndfile and FFmpeg, in memory."""
 
 import io
 
@@ -26,7 +26,7 @@ def with_soundfile(samples: np.ndarray, rate: int, format: str, subtype: str) ->
 
 
 class Stream(io.RawIOBase):
-    """A stream that cannot seek, like a pipe, so that lengths in a header stay unknown."""
+    """A stream that cannot seek, like a pipe, so an encoder cannot write lengths to its header."""
 
     def __init__(self) -> None:
         self.written = bytearray()
@@ -60,7 +60,7 @@ def with_pyav(
 
 
 def with_mp3(samples: np.ndarray, rate: int, *, streamed: bool = False) -> bytes:
-    """Returns an mp3 file, without the numbers of frames and bytes if `streamed`."""
+    """Returns an mp3 file. If `streamed`, its header lacks the numbers of frames and bytes."""
     content = with_soundfile(samples, rate, "MP3", "MPEG_LAYER_III")
     return content.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4)) if streamed else content
 

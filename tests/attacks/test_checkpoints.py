@@ -16,7 +16,7 @@ def originals():
 
 def test_undamaged_checkpoints_load(originals, tmp_path):
     for form, files in originals.items():
-        outcome = attack.attempt(attack.write_files(files, tmp_path / form))
+        outcome = attack.load_and_generate(attack.write_files(files, tmp_path / form))
         assert outcome == attack.Outcome(True), (form, outcome.detail)
 
 
@@ -24,9 +24,11 @@ def test_mutated_checkpoints_load_or_raise(originals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = collections.Counter()
     for number in range(192):
-        kind, files = attack.case(number, 1, originals)
-        outcome = attack.attempt(attack.write_files(files, tmp_path / str(number)), compiling=False)
+        kind, files = attack.make_case(number, 1, originals)
+        outcome = attack.load_and_generate(
+            attack.write_files(files, tmp_path / str(number)), compiling=False
+        )
         assert not outcome.faults, (number, kind, outcome.detail)
         loaded[outcome.loaded] += 1
     assert not (tmp_path / mutations.CANARY).exists()
-    assert min(loaded.values()) > 20, loaded  # both outcomes must be tested
+    assert min(loaded.values()) > 20, loaded  # some checkpoints must load and some be refused

@@ -1,4 +1,4 @@
-"""Texts from recordings, manifests and models are shown and never act as code or control."""
+"""Texts of recordings, manifests and models are displayed, and never act as code or control."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Kills a sweep and a store once; `python -m tests.attacks.kills` kills six jobs many times."""
+"""Kills a sweep and an extraction. `python -m tests.attacks.kills` kills six jobs many times."""
 
 import pytest
 

@@ -1,10 +1,10 @@
-"""Tries a few damaged recordings of each kind; `recordings` tries many."""
+"""Reads damaged recordings of each kind. `python -m tests.attacks.recordings` reads thousands."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from attacks.recordings import attack, mutated
+from attacks.recordings import attack, mutate_recording
 from attacks.sample_files import kinds
 
 
@@ -17,7 +17,7 @@ def damaged(intact: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     for kind, content in intact.items():
         yield kind, content[: len(content) // 2]
     for number in range(len(intact)):
-        yield mutated(intact, number, seed=2)
+        yield mutate_recording(intact, number, seed=2)
 
 
 def test_damaged_recordings_give_the_same_result_in_any_memory(intact, tmp_path):
@@ -28,6 +28,7 @@ def test_damaged_recordings_give_the_same_result_in_any_memory(intact, tmp_path)
         if verdict not in ("read", "refused")
     ]
     assert not faults
-    # The first half of these holds no samples: the index is at the end, or it is only one block.
+    # The first half of these files holds no samples, because the index is at the end of the file or
+    # the file is a single block.
     refused = {kind for kind, _, verdict, _ in results[: len(intact)] if verdict == "refused"}
     assert refused == {"m4a", "mov", "wavpack"}

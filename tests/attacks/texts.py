@@ -1,4 +1,4 @@
-"""Texts that try to act when shown: on a terminal, as markup, HTML, a formula or a file name."""
+"""Texts that act if a program displays them unescaped, for example on a terminal or as HTML."""
 
 ESCAPES = (
     "\x1b[2J\x1b]0;title\x07\x9b31m"  # clears the screen, renames the window, colours the text

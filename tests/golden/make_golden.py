@@ -1,6 +1,7 @@
 """Makes the golden activations of the tiny models: every site, by torch in float64.
 
-They are rounded to float32 once. Needs torch, which `tests/test_jaxasr/test_golden.py` does not:
+The values are rounded to float32 at the end. This script needs torch, but
+`tests/test_jaxasr/test_golden.py`, which reads its files, does not:
 
     PYTHONPATH=.:tests:tests/live python tests/golden/make_golden.py
 """

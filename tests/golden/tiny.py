@@ -1,4 +1,4 @@
-"""Tiny Whispers with reproducible random weights, which need neither a file nor torch."""
+"""Makes tiny Whispers with reproducible random weights, without a file and without torch."""
 
 import math
 from pathlib import Path
@@ -11,11 +11,33 @@ from jaxasr.weights import Checkpoint, assemble
 from jaxasr.weights.assemble import abstract_model, parameters_by_name, tensor_shapes
 from jaxasr.weights.checkpoint import LazyTensor, Tensors
 
-# Stacks of different depth and heads, and as many distinct sizes as an even width allows
-# (transformers needs it even).
+# Encoder and decoder differ in depth and heads. As many sizes as possible differ, so that a
+# transposed axis fails. The width is even because transformers needs an even width.
 TINY = {
-    "80 mels": Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 2),
-    "128 mels": Config(128, 7, 14, 7, 3, 103, 13, 14, 2, 2),
+    "80 mels": Config(
+        n_mels=80,
+        n_audio_ctx=11,
+        n_audio_state=30,
+        n_audio_head=3,
+        n_audio_layer=3,
+        n_vocab=101,
+        n_text_ctx=13,
+        n_text_state=30,
+        n_text_head=5,
+        n_text_layer=2,
+    ),
+    "128 mels": Config(
+        n_mels=128,
+        n_audio_ctx=7,
+        n_audio_state=14,
+        n_audio_head=7,
+        n_audio_layer=3,
+        n_vocab=103,
+        n_text_ctx=13,
+        n_text_state=14,
+        n_text_head=2,
+        n_text_layer=2,
+    ),
 }
 BATCH, N_TOKENS = 2, 5
 GOLDEN = Path(__file__).parent
@@ -26,7 +48,10 @@ def golden_file(name: str) -> Path:
 
 
 def uniform(seed: int, *shape: int) -> np.ndarray:
-    """Returns float32 in [-1, 1), the same in every version of NumPy: 24 raw bits per number."""
+    """Returns float32 in [-1, 1).
+
+    Each number is made from 24 raw bits, so it is the same in every version of NumPy.
+    """
     raw = np.random.PCG64(seed).random_raw(math.prod(shape)) >> np.uint64(40)
     return (raw.astype(np.float64) / 2**23 - 1).astype(np.float32).reshape(shape)
 
@@ -49,7 +74,7 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if "ln" in name.split(".")[-2] and name.endswith("weight"):
         return 1 + x / 2
     if len(shape) > 1 and "embedding" not in name:
-        # Large enough for attention to have peaks.
+        # This scale is large enough for attention to have peaks.
         return x * np.float32(2 / math.sqrt(math.prod(shape[1:])))
     return x / 2
 

@@ -1,4 +1,4 @@
-"""Greedy tokens of cached, compiled generation against a plain loop over the torch model."""
+"""Cached generation gives the same greedy tokens as a plain loop over the torch model."""
 
 import pytest
 
@@ -12,7 +12,7 @@ N = 12
 
 def test_greedy_tokens_agree_with_torch(asr):
     clips = [clip for clip in real_speech.recordings() if clip.set not in WITHOUT_SPEECH]
-    compared = list(
+    comparisons = list(
         compare_tokens(
             asr,
             real_speech.select_evenly(clips, N)
@@ -20,6 +20,6 @@ def test_greedy_tokens_agree_with_torch(asr):
             batch=4,
         )
     )
-    assert len(compared) == (N if clips else 1)
-    assert not [row for row in compared if row.verdict == "DIFFERENT"]
-    assert sum(row.n_tokens for row in compared) >= 5 * len(compared)
+    assert len(comparisons) == (N if clips else 1)
+    assert not [row for row in comparisons if row.verdict == "DIFFERENT"]
+    assert sum(row.n_tokens for row in comparisons) >= 5 * len(comparisons)

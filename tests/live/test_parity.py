@@ -1,9 +1,9 @@
-"""Every site of tiny.en and base against torch, with real weights on real recordings.
+"""Every site of tiny.en and base equals that of torch, with real weights on real recordings.
 
-Where float32 differs, float64 decides whose error it is.
+Where the float32 values differ, torch in float64 decides which of them has the larger error.
 """
 
-# ruff: noqa: E402 (torch first: without it this file is skipped)
+# ruff: noqa: E402 (torch is imported first, because without it this file is skipped)
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,12 +28,13 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.weights import Checkpoint, assemble, read_checkpoint
 
 TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
-EXACT = 1e-11  # the same in float64: eight orders less would be 5e-13
-# Any change of the order of operations moves the largest of a million errors by a factor of two.
+EXACT = 1e-11  # of max(1, max|reference|), in float64
+# Our error may be this many times that of torch: any change of the order of operations moves the
+# largest of a million errors by a factor of two.
 ROUNDING = 3
 TEXT = (Path(__file__).parent / "text.txt").read_text()  # 500 tokens without repetition
 MODELS = ["tiny.en", "base"]
-# These two have 1,500 x 1,500 numbers per head, so each is read in a pass of its own.
+# These two sites have 1,500 x 1,500 numbers per head, so each is read in a separate pass.
 LARGE = ("encoder.attn.scores", "encoder.attn.pattern")
 ENCODER_PASSES = [
     tuple(site for site in sites_of("encoder") if site not in LARGE),
@@ -59,14 +60,14 @@ def mels(n_mels: int = 80) -> np.ndarray:
 
 
 def random_tokens(n_vocab: int, n_tokens: int) -> np.ndarray:
-    """Returns two rows of different ids, control tokens and timestamps included."""
+    """Returns two different rows of ids, also of control tokens and timestamps."""
     return np.random.default_rng(n_tokens).integers(0, n_vocab, (2, n_tokens)).astype(np.int32)
 
 
 def text_tokens(checkpoint: Checkpoint, n_tokens: int) -> np.ndarray:
-    """Returns two rows of a prompt and English text, cut to length.
+    """Returns two rows with a prompt and an English text, cut to `n_tokens`.
 
-    Random ids would drive base into attention patterns that amplify rounding.
+    With random ids, the attention patterns of base would amplify rounding.
     """
     tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file)
     words = tokenizer.encode(" " + " ".join(TEXT.split()))
@@ -75,7 +76,7 @@ def text_tokens(checkpoint: Checkpoint, n_tokens: int) -> np.ndarray:
     return np.array([row[:n_tokens] for row in rows], np.int32)
 
 
-class Pair(NamedTuple):
+class ModelPair(NamedTuple):
     checkpoint: Checkpoint
     ours: jaxasr.Whisper
     torch: torch.nn.Module
@@ -83,9 +84,9 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def pair(request: pytest.FixtureRequest) -> Pair:
+def pair(request: pytest.FixtureRequest) -> ModelPair:
     checkpoint = read_checkpoint(request.param)
-    return Pair(
+    return ModelPair(
         checkpoint,
         assemble(checkpoint),
         build(checkpoint.config, checkpoint.tensors),
@@ -110,8 +111,8 @@ def compare(
 ) -> None:
     """Asserts that errors are within the tolerance, or no larger than those of torch.
 
-    The weights of base, and the synthetic recording that replaces missing real ones, amplify
-    rounding: float32 torch itself is further than the tolerance from float64 torch. At sites beyond
+    The weights of base amplify rounding, and so does the synthetic recording that replaces missing
+    real ones: float32 torch is further than the tolerance from float64 torch. At sites beyond
     the tolerance, our error against float64 may be at most `ROUNDING` times that of float32 torch.
     """
     differing = [site for site, error in errors_by_site(ours, theirs).items() if error > TOLERANCE]
@@ -130,7 +131,7 @@ def compare(
         ), (our_errors, torch_errors)
 
 
-def double(pair: Pair) -> torch.nn.Module:
+def double(pair: ModelPair) -> torch.nn.Module:
     return build(pair.checkpoint.config, pair.checkpoint.tensors).double()
 
 
@@ -147,9 +148,9 @@ def test_every_encoder_site_agrees_with_torch(pair, sites):
 
 @pytest.fixture(scope="module")
 def memories(pair) -> tuple[jaxasr.Memory, np.ndarray]:
-    """Each model's own memory, so that the decoder inherits the encoder's errors, as in use.
+    """Encodes with each model, so that the decoder gets the errors of its own encoder, as in use.
 
-    Ours is computed by fused attention.
+    Our memory is computed with fused attention.
     """
     memory = pair.ours.encode(mels())[0]
     theirs = reference(pair.torch, mels(), only=["encoder.ln_post"])
@@ -190,7 +191,7 @@ FLOAT64 += [("tiny.en", site, (site,)) for site in LARGE]
     ids=[f"{name}-{part}" for name, part, _ in FLOAT64],
 )
 def test_every_site_agrees_with_torch_in_float64(name, sites):
-    """Agreement here shows that the float32 errors are rounding, not another formula."""
+    """Agreement in float64 shows that errors in float32 are rounding and not a wrong formula."""
     checkpoint = read_checkpoint(name)
     mel, ids = mels()[1:], random_tokens(checkpoint.config.n_vocab, 61)[:1]
     with jax.enable_x64(True):

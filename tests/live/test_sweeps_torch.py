@@ -1,11 +1,11 @@
-"""Every cell of a sweep equals a hook loop over the torch model, at all sites a hook can patch.
+"""Every cell of a sweep equals that of a hook loop over the torch model.
 
-Hooks cannot patch scores and patterns, which are not a module's output, or the stream in mid-layer,
-which passes beside the norm. `tests/test_interventions/test_sweeps.py` compares those sites with
-plain passes of this model.
+The sites are those that a hook can patch. Hooks cannot patch scores and patterns, because these are
+not the output of a module, or the stream within a layer, because it bypasses the norm.
+`tests/test_interventions/test_sweeps.py` compares these sites with plain passes of this model.
 """
 
-# ruff: noqa: E402 (torch first: without it this file is skipped)
+# ruff: noqa: E402 (torch is imported first, because without it this file is skipped)
 import functools
 from typing import Any
 
@@ -23,11 +23,22 @@ from experiments.bench.torch_whisper import build
 from jaxasr.sites import SITES
 from jaxasr.weights import assemble
 
-# Deep enough for layers between the edited one and the last.
-CONFIG = jaxasr.Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 4)
+# Four decoder layers, so that there are layers between the edited one and the last.
+CONFIG = jaxasr.Config(
+    n_mels=80,
+    n_audio_ctx=11,
+    n_audio_state=30,
+    n_audio_head=3,
+    n_audio_layer=3,
+    n_vocab=101,
+    n_text_ctx=13,
+    n_text_state=30,
+    n_text_head=5,
+    n_text_layer=4,
+)
 N_TOKENS, WINDOW, ANSWER, FOIL = 7, 4, 3, 5
 TOLERANCE = 1e-4  # of the metric's scale
-DECODER = [
+DECODER_SITES = [
     "resid_pre",
     *(f"attn.{part}" for part in ("q", "k", "v", "z")),
     "attn_out",
@@ -39,7 +50,7 @@ DECODER = [
     "mlp_out",
     "resid_post",
 ]
-ENCODER = [
+ENCODER_SITES = [
     "resid_pre",
     "attn.q",
     "attn.v",
@@ -105,7 +116,7 @@ def _patch_output(out: Any, value: np.ndarray, where: np.ndarray) -> Any:
 def cells(
     site: str, shape: tuple[int, ...]
 ) -> tuple[tuple[str, ...], list[tuple[dict[str, int], np.ndarray]]]:
-    """Returns dimensions, and every cell with its mask [B, T, features] of one layer."""
+    """Returns the dimensions, and every cell with its mask [B, T, features] within its layer."""
     heads = SITES[site][-2:] == ("H", "Dh")
     time, n = (
         ("position", shape[1]) if site.startswith("decoder.") else ("time", -(-shape[1] // WINDOW))
@@ -130,7 +141,8 @@ def cells(
 
 
 @pytest.mark.parametrize(
-    "site", [f"decoder.{name}" for name in DECODER] + [f"encoder.{name}" for name in ENCODER]
+    "site",
+    [f"decoder.{name}" for name in DECODER_SITES] + [f"encoder.{name}" for name in ENCODER_SITES],
 )
 def test_every_cell_equals_that_of_a_hook_loop(site):
     ours, theirs = models()

@@ -1,4 +1,4 @@
-"""Checkpoints of torch and transformers load with the same logits, and ours load there."""
+"""jaxasr loads checkpoints of torch and transformers with equal logits, and they load ours."""
 
 import dataclasses
 
@@ -15,7 +15,18 @@ from jaxasr.model import Whisper  # noqa: E402
 from jaxasr.weights import assemble, read_checkpoint, save  # noqa: E402
 
 # transformers derives the number of mel frames from max_source_positions, so it can be small.
-TINY = Config(80, 11, 12, 3, 2, 101, 13, 12, 2, 3)
+TINY = Config(
+    n_mels=80,
+    n_audio_ctx=11,
+    n_audio_state=12,
+    n_audio_head=3,
+    n_audio_layer=2,
+    n_vocab=101,
+    n_text_ctx=13,
+    n_text_state=12,
+    n_text_head=2,
+    n_text_layer=3,
+)
 RNG = np.random.default_rng(0)
 MEL = RNG.normal(size=(2, TINY.n_mels, 2 * TINY.n_audio_ctx)).astype(np.float32)
 TOKENS = RNG.integers(0, TINY.n_vocab, (2, 7))
@@ -91,7 +102,7 @@ def test_half_precision_survives_loading_and_saving(reference, dtype, tmp_path):
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_file_saved_by_torch_loads_with_its_tensors(half, tmp_path):
-    """As openai/whisper saves it, with a Parameter and a transposed view among the tensors."""
+    """The file is like one of openai/whisper, with a Parameter and a transposed view."""
     arrays = checkpoints.random_tensors(TINY, np.float16 if half else np.float32)
     state = {name: torch.tensor(array) for name, array in arrays.items()}
     name = "decoder.blocks.0.mlp.0.weight"
@@ -107,7 +118,7 @@ def test_a_file_saved_by_torch_loads_with_its_tensors(half, tmp_path):
 
 
 def test_a_state_dict_with_metadata_loads(tmp_path):
-    """`module.state_dict()` is an OrderedDict with `_metadata`, which torch pickles as a state."""
+    """torch pickles the attribute `_metadata` of `module.state_dict()` as an object's state."""
     holder = torch.nn.Linear(3, 2)
     torch.save({"model_state_dict": holder.state_dict()}, tmp_path / "linear.pt")
     from jaxasr.weights import torch_file
@@ -119,7 +130,7 @@ def test_a_state_dict_with_metadata_loads(tmp_path):
 
 
 def test_transformers_generates_from_a_folder_we_saved(tmp_path):
-    """Tokenizer, feature extractor and generation settings load, too."""
+    """The folder also has the tokenizer, the feature extractor and the generation settings."""
     from transformers import AutoProcessor
 
     read = read_checkpoint("tiny.en")

@@ -1,6 +1,9 @@
-"""Variants of tiny.en as fine-tuned models come: transformers and jaxasr generate the same text."""
+"""transformers and jaxasr generate the same text from variants of tiny.en.
 
-# ruff: noqa: E402 (torch first: without it this file is skipped)
+The variants have the features of fine-tuned models on the Hugging Face hub.
+"""
+
+# ruff: noqa: E402 (torch is imported first, because without it this file is skipped)
 import json
 import shutil
 import warnings
@@ -27,7 +30,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """tiny.en as transformers saves it, with tokenizer.json."""
+    """Returns a folder with tiny.en as transformers saves it, with tokenizer.json."""
     folder = tmp_path_factory.mktemp("wild") / "base"
     jaxasr.save(jaxasr.load("tiny.en"), folder)
     model, processor = (
@@ -35,7 +38,7 @@ def base(tmp_path_factory) -> Path:
         WhisperProcessor.from_pretrained(folder),
     )
     times = [AddedToken(f"<|{i * 0.02:.2f}|>", special=True) for i in range(1501)]
-    processor.tokenizer.add_tokens(times)  # as OpenAI's own repositories have it
+    processor.tokenizer.add_tokens(times)  # OpenAI's repositories also have timestamps as tokens
     shutil.rmtree(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -91,7 +94,7 @@ def untied(folder: Path) -> None:
 
 
 def older_tokenizer(folder: Path) -> None:
-    """vocab.json, merges.txt and added_tokens.json, with the ids of ` the` and ` a` swapped."""
+    """Writes vocab.json, merges.txt and added_tokens.json, and swaps the ids of ` the` and ` a`."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
     vocab["Ġthe"], vocab["Ġa"] = vocab["Ġa"], vocab["Ġthe"]
@@ -127,7 +130,7 @@ def no_generation_config(folder: Path) -> None:
 
 
 def added_token(folder: Path) -> None:
-    """A new word that outweighs ` the`, and rows padded to a multiple of eight."""
+    """Adds a word that is more probable than ` the`, and pads rows to a multiple of eight."""
     model, processor = _model(folder), WhisperProcessor.from_pretrained(folder)
     processor.tokenizer.add_tokens([" Grünkohl"])
     model.resize_token_embeddings(

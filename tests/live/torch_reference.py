@@ -1,7 +1,7 @@
-"""The value at every site of `jaxasr.sites`, computed by the torch Whisper of `transformers`.
+"""Computes the value at every site of `jaxasr.sites` with the torch Whisper of `transformers`.
 
-Most sites are inputs or outputs of its modules. Attention scores are not, so they are computed from
-its queries and keys, in its order of operations (queries are scaled before the product).
+Most sites are inputs or outputs of torch modules. Attention scores are not, so they are computed
+from queries and keys, in the order of operations of torch (queries are scaled before the product).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration
 from jaxasr.sites import LAYERED, SITES
 
 Model = WhisperForConditionalGeneration
-# site: (module, its input or output). The layer itself is "".
+# Per site: the module in the layer, and whether the site is its input or output. "" is the layer.
 _SELF = {
     "resid_pre": ("", "in"),
     "attn.q": ("self_attn.q_proj", "out"),
@@ -196,10 +196,10 @@ def _scores(q: torch.Tensor, k: torch.Tensor, causal: bool) -> torch.Tensor:
 
 
 def scaled_error(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Returns the largest difference in units of max(1, max|reference|), where that is finite.
+    """Returns the largest difference, in units of max(1, max|reference|), over finite references.
 
     Raises:
-        AssertionError: another shape, or a NaN.
+        AssertionError: the shapes differ, or a value is NaN.
     """
     ours = np.asarray(ours)
     assert ours.shape == reference.shape, f"shape {ours.shape}, reference {reference.shape}"

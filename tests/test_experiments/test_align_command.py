@@ -1,4 +1,4 @@
-"""`jaxasr align` prints word times of a given text."""
+"""`jaxasr align` prints the word times of a given text."""
 
 import functools
 import json
@@ -23,12 +23,12 @@ def aligned():
     return jaxasr.load("tiny.en").align(real_speech.DEMO, TEXT)
 
 
-def lines(text):
+def split_lines(text):
     return text.replace(", and", ",\nand").replace(". By", ".\nBy") + "\n"
 
 
 def test_the_table_has_a_row_for_each_word(tmp_path):
-    (tmp_path / "text.txt").write_text("\ufeff" + lines(TEXT), encoding="utf-8")
+    (tmp_path / "text.txt").write_text("\ufeff" + split_lines(TEXT), encoding="utf-8")
     result = run(cli.app, ["align", str(real_speech.DEMO), "--text", str(tmp_path / "text.txt")])
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.stdout.splitlines()]
@@ -41,10 +41,10 @@ def test_subtitles_have_a_cue_for_each_line():
     result = run(
         cli.app,
         ["align", str(real_speech.DEMO), "--text", "-", "--format", "srt"],
-        input=lines(TEXT),
+        input=split_lines(TEXT),
     )
     cues = [cue.splitlines() for cue in result.stdout.strip().split("\n\n")]
-    assert [cue[2] for cue in cues] == lines(TEXT).splitlines()
+    assert [cue[2] for cue in cues] == split_lines(TEXT).splitlines()
     assert [cue[0] for cue in cues] == [str(i + 1) for i in range(len(cues))]
 
 
@@ -52,13 +52,13 @@ def test_json_has_a_segment_for_each_line_and_the_heads():
     result = run(
         cli.app,
         ["align", str(real_speech.DEMO), "--text", "-", "--json", "--heads", "3.2 1.5"],
-        input=lines(TEXT),
+        input=split_lines(TEXT),
     )
     output = json.loads(result.stdout)
-    assert [segment["text"] for segment in output["segments"]] == lines(TEXT).splitlines()
+    assert [segment["text"] for segment in output["segments"]] == split_lines(TEXT).splitlines()
     assert [
         "".join(w["text"] for w in segment["words"]).strip() for segment in output["segments"]
-    ] == lines(TEXT).splitlines()
+    ] == split_lines(TEXT).splitlines()
     assert output["heads"] == [[3, 2], [1, 5]]
     assert output["provenance"]["model"]["name"] == "tiny.en"
 

@@ -1,4 +1,4 @@
-"""B1 detects planted heads, detects nothing when all heads are equal, and averages as by hand."""
+"""B1 detects planted heads, and nothing if all heads are equal. Its means equal those by hand."""
 
 import dataclasses
 import json
@@ -19,13 +19,27 @@ from interventions import Patch, only
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
-CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEAD_SITES)
+CELLS = site_cells(
+    Model(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=66,
+        n_audio_head=3,
+        n_audio_layer=4,
+        n_vocab=100,
+        n_text_ctx=448,
+        n_text_state=66,
+        n_text_head=3,
+        n_text_layer=4,
+    ),
+    HEAD_SITES,
+)
 N = 20
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
 
-def arrays(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
-    """Makes outcomes of a run from those of each kind of recording, [N, cell] each."""
+def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
+    """Makes the results of a run from outcomes [N, cell] of each kind of recording."""
     shape = (3 * N, 1, len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:N, 0] = 5 * (1 - silenced)
@@ -47,19 +61,19 @@ def arrays(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dat
     )
 
 
-def planted() -> xr.Dataset:
-    """Heads silence and stop loops in proportion, the last one nearly always; none has a cost."""
+def planted_results() -> xr.Dataset:
+    """The share of texts silenced and loops stopped grows with the head. No head has a cost."""
     rng, share = np.random.default_rng(0), np.linspace(0, 0.5, len(CELLS["site"]))
     share[-1] = 0.95
     silenced, stopped = rng.random((2, N, len(share))) < share
-    return arrays(silenced, stopped, np.zeros(silenced.shape))
+    return make_results(silenced, stopped, np.zeros(silenced.shape))
 
 
-def without_effect(seed: int) -> xr.Dataset:
-    """All heads silence and stop loops equally often, and every head has a cost."""
+def results_without_effect(seed: int) -> xr.Dataset:
+    """All heads silence texts and stop loops equally often, and every head has a cost."""
     rng = np.random.default_rng(seed)
     silenced, stopped = rng.random((2, N, len(CELLS["site"]))) < 0.3
-    return arrays(silenced, stopped, rng.uniform(0, 0.3, silenced.shape))
+    return make_results(silenced, stopped, rng.uniform(0, 0.3, silenced.shape))
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -68,20 +82,20 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_heads_are_detected():
-    assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
-    numbers = STUDY.analyse(planted(), Config()).numbers
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    numbers = STUDY.analyse(planted_results(), Config()).numbers
     assert numbers["heads"]["self 3.2"]["unlooped"] > 0.8
     assert numbers["plain"]["words_without_speech"] == 1
 
 
 def test_equal_heads_are_distinguished_only_by_chance():
-    """One false positive in twenty is expected; more than three would have probability 0.02."""
-    runs = [verdicts(without_effect(seed)) for seed in range(20)]
+    """One false positive in twenty runs is expected. More than three have probability 0.02."""
+    runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
     assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 3
 
 
 def test_without_loops_the_other_claims_are_judged():
-    data = planted()
+    data = planted_results()
     data = data.isel(example=np.flatnonzero(data.recording.values != "loop"))
     untestable = {key for key, verdict in verdicts(data).items() if verdict == UNTESTABLE}
     assert untestable == {"unloops", "unloops_cheaply", "same_heads"}
@@ -89,7 +103,7 @@ def test_without_loops_the_other_claims_are_judged():
 
 
 def test_mean_ablation_equals_an_edit_made_by_hand(asr):
-    """The mean of cross-attention head 1.2 over two texts, computed here, changes a third."""
+    """The mean of cross-attention head 1.2 over two texts is patched into a third text."""
     first, second, scored = clean_speech(builtin(), asr, 3, 24)
     means = mean_edits(asr, [first, second], HEAD_SITES)
     ablated = ablate(asr, scored, HEAD_SITES, "mean", 8, means=means)
@@ -121,7 +135,7 @@ def test_mean_ablation_equals_an_edit_made_by_hand(asr):
         ({"ablation": "mean", "n_mean": 0}, "n_mean: expected clean recordings"),
     ],
 )
-def test_a_run_refuses_an_ablation_it_cannot_make(asr, tmp_path, monkeypatch, changes, message):
+def test_a_run_refuses_impossible_ablations(asr, tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr("experiments.studies.b1_head_atlas.find_loops", lambda *_: [])
     config = dataclasses.replace(Config(), n_clean=2, max_new_tokens=24, **changes)
     with pytest.raises(ValueError, match=message):

@@ -15,8 +15,8 @@ from experiments.studies.b2_attribution import (
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 
-def arrays(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
-    """Makes rank correlations near `agreement` of each type."""
+def make_results(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
+    """Makes results whose rank correlations are close to the `agreement` of each site type."""
     rng, types = np.random.default_rng(seed), [kind for kind, _ in SWEPT_SITES.values()]
     rho = np.array([agreement[kind] for kind in types]) + 0.02 * rng.normal(
         size=(n, len(SWEPT_SITES))
@@ -34,7 +34,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_agreement_is_detected():
-    data = arrays(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.88))))
+    data = make_results(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.88))))
     assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
     table = STUDY.analyse(data, Config()).numbers["table"]
     assert table["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
@@ -43,12 +43,12 @@ def test_planted_agreement_is_detected():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_unrelated_rankings_do_not_replicate(seed):
-    data = arrays(dict.fromkeys(SITE_TYPES, 0.0), seed=seed)
+    data = make_results(dict.fromkeys(SITE_TYPES, 0.0), seed=seed)
     assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 def test_one_badly_ranked_type_does_not_affect_the_others():
-    data = arrays(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.5))))
+    data = make_results(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.5))))
     assert verdicts(data) == {
         **dict.fromkeys(CLAIMS, REPLICATES),
         SITE_TYPES[3]: DOES_NOT_REPLICATE,
@@ -56,5 +56,5 @@ def test_one_badly_ranked_type_does_not_affect_the_others():
 
 
 def test_two_recordings_give_no_verdict():
-    data = arrays(dict.fromkeys(SITE_TYPES, 0.95), n=2)
+    data = make_results(dict.fromkeys(SITE_TYPES, 0.95), n=2)
     assert set(verdicts(data).values()) == {UNTESTABLE}

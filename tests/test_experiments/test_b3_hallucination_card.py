@@ -1,4 +1,4 @@
-"""B3 detects edits that silence at no cost, and nothing in edits that are useless or harmful."""
+"""B3 detects edits that silence noise without a cost, and no useless or harmful edits."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,9 @@ from jaxasr.taps import At
 N = 20
 
 
-def arrays(has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float = 0.0) -> xr.Dataset:
+def make_results(
+    has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float = 0.0
+) -> xr.Dataset:
     """Makes outcomes of `n` recordings without speech and `n` clean ones.
 
     Args:
@@ -49,18 +51,18 @@ def arrays(has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float =
     )
 
 
-def planted(n: int = N) -> xr.Dataset:
-    """Every recording has words, one of five under an edit; the filter rejects two thirds."""
+def planted_results(n: int = N) -> xr.Dataset:
+    """All recordings have words, and one in five under an edit. The filter rejects two thirds."""
     has_words = np.repeat((np.arange(n) % 5 == 0)[:, None], len(CONDITIONS), 1)
     has_words[:, 0] = True
-    return arrays(has_words, np.full(has_words.shape, 0.1), n, rejected=0.66)
+    return make_results(has_words, np.full(has_words.shape, 0.1), n, rejected=0.66)
 
 
-def without_effect(seed: int) -> xr.Dataset:
-    """Words equally often in all conditions, every edit has a cost, and the filter is random."""
+def results_without_effect(seed: int) -> xr.Dataset:
+    """Words are equally frequent in all conditions. All edits have a cost, the filter is random."""
     rng, shape = np.random.default_rng(seed), (N, len(CONDITIONS))
     cost = 0.1 * (np.arange(len(CONDITIONS)) > 0)
-    data = arrays(rng.random(shape) < 0.5, rng.uniform(0, 0.3, shape) + cost)
+    data = make_results(rng.random(shape) < 0.5, rng.uniform(0, 0.3, shape) + cost)
     data.avg_logprob[:] = np.where(rng.random(data.avg_logprob.shape) < 1 / 3, -2, 0)
     return data
 
@@ -71,34 +73,34 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_edits_are_detected():
-    assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
-    card = STUDY.analyse(planted(), Config()).numbers["card"]
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    card = STUDY.analyse(planted_results(), Config()).numbers["card"]
     assert card["none"]["raw"][0] == 1
     assert card["mask"]["raw"][0] == pytest.approx(0.2)
     assert card["none"]["filtered"][0] == pytest.approx(0.35)
-    assert STUDY.draw(planted(), Config())
+    assert STUDY.draw(planted_results(), Config())
 
 
 def test_useless_edits_replicate_only_by_chance():
-    """One false positive in forty is expected; more than two of twenty would have p 0.01."""
-    runs = [verdicts(without_effect(seed)) for seed in range(20)]
+    """One false positive in forty runs is expected. Over two in twenty have probability 0.01."""
+    runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
     assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 2
 
 
 def test_silence_at_the_cost_of_speech_is_reported():
-    data = planted()
+    data = planted_results()
     data.wer[N:, 1] = 1.0
     found = verdicts(data)
     assert (found["mask_fewer"], found["mask_cheap"]) == (REPLICATES, DOES_NOT_REPLICATE)
 
 
 def test_few_recordings_give_no_verdict():
-    assert set(verdicts(planted(4)).values()) == {UNTESTABLE}
+    assert set(verdicts(planted_results(4)).values()) == {UNTESTABLE}
     assert len(EDIT_TITLES) * 2 + 1 == len(CLAIMS)
 
 
 def test_the_filter_uses_the_thresholds_of_whisper():
-    data = arrays(np.ones((4, len(CONDITIONS))), np.zeros((4, len(CONDITIONS))), 4)
+    data = make_results(np.ones((4, len(CONDITIONS))), np.zeros((4, len(CONDITIONS))), 4)
     data.avg_logprob[0, 0], data.compression_ratio[1, 0] = -1.5, 2.5
     data.avg_logprob[2, 0], data.no_speech_prob[2, 0] = -1.5, 0.5
     assert is_filtered(data).values[:4, 0].tolist() == [True, True, False, False]
@@ -151,7 +153,7 @@ def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
 
 
 def test_an_edit_that_cannot_be_made_is_untestable():
-    data = planted()
+    data = planted_results()
     lost = data.condition == "project"
     data = data.where(~lost).assign_attrs(untestable={"project": "no texts"})
     analysis = STUDY.analyse(data, Config())

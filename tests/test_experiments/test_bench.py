@@ -1,4 +1,4 @@
-"""The arithmetic of the measurements, and the pipe to their processes."""
+"""The benchmarks compute their numbers correctly, and exchange data with worker processes."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from experiments.data import real_speech
 from jaxasr.config import SIZES
 
 
-class Echo:
+class EchoJob:
     def __init__(self, job):
         self.job = job
 
@@ -31,12 +31,12 @@ class Echo:
 
 def test_a_worker_answers_and_a_failed_one_is_reported(capfd):
     with Worker(
-        "tests.test_experiments.test_bench:Echo",
+        "tests.test_experiments.test_bench:EchoJob",
         {"word": "é"},
         PYTHONPATH=str(Path(__file__).parents[2]),
     ) as worker:
         assert worker.ask("answer", value={"a": 1.5}) == ["é", {"a": 1.5}]
-        with pytest.raises(RuntimeError, match=r"Echo\.fail: the process ended with code 1"):
+        with pytest.raises(RuntimeError, match=r"EchoJob\.fail: the process ended with code 1"):
             worker.ask("fail")
     assert "this worker fails on purpose" in capfd.readouterr().err
 
@@ -56,8 +56,8 @@ def test_flops_of_the_encoder_equal_those_the_compiler_counts(with_memory):
         return (memory if with_memory else memory.xa), acts
 
     counted = jax.jit(encode).lower(model, mel).cost_analysis()["flops"]
-    # The compiler also counts norms, softmax and GELU: a few operations per number, where a matrix
-    # product has hundreds.
+    # The compiler also counts norms, softmax and GELU. These have a few operations per number,
+    # whereas a matrix product has hundreds.
     assert flops.encoder_flops("tiny", 2, with_memory) == pytest.approx(counted, rel=0.03)
 
 
@@ -87,7 +87,7 @@ def test_a_ratio_is_the_median_over_rounds():
 
 
 def test_fits_are_compared_by_their_objectives():
-    """Ours is scikit-learn's optimum; the weights of "half" are half as large."""
+    """Our weights are scikit-learn's optimum, and those of "half" are half as large."""
     rng = np.random.default_rng(0)
     y, test = np.arange(40) % 2, np.arange(40)[None, None] >= 32
     X = (rng.normal(size=(1, 40, 3)) + y[:, None]).astype(np.float32)
@@ -108,7 +108,7 @@ def test_fits_are_compared_by_their_objectives():
     assert comparison["half"]["excess_max"] == comparison["half"]["excess_median"] > 0.01
 
 
-class OtherMethods:
+class SlowMethods:
     """Computes cells ten times more slowly than ours, each with the same error."""
 
     def ask(self, method, kind, mode, cells, batch):
@@ -123,7 +123,7 @@ def test_slow_methods_of_a_sweep_are_compared_on_the_cells_they_computed():
     def ask(kind, reuse=True):
         return {"seconds": len(cells) / 1000, "values": values, "programs": 3}
 
-    ours, unshared, *others = sweep.measure(ask, OtherMethods(), "decoder", cells, rounds=2)
+    ours, unshared, *others = sweep.measure(ask, SlowMethods(), "decoder", cells, rounds=2)
     assert ours["late_programs"] == ours["error"] == unshared["error"] == 0
     assert {row["way"] for row in others} >= {"hook loop, whole model", "batched hooks, 11 rows"}
     for row in others:

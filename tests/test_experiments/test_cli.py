@@ -1,4 +1,4 @@
-"""The command line: quick help, results on standard output, errors in one line."""
+"""Help is fast, results go to standard output, and errors are one line."""
 
 import importlib.metadata
 import importlib.util
@@ -29,7 +29,7 @@ needs_weights = pytest.mark.skipif(
 
 
 def plain_words(text: str) -> str:
-    """Removes the boxes and line breaks that depend on the terminal."""
+    """Removes boxes and line breaks, because they depend on the terminal."""
     return " ".join(re.sub(r"[│╭╮╰╯─]|\x1b\[[0-9;]*m", " ", text).split())
 
 
@@ -48,11 +48,12 @@ def test_examples_name_their_command_and_only_known_options():
         assert all(option in text for option in re.findall(r"--[a-z-]+", example))
 
 
-def test_help_does_not_wait_for_jax():
+def test_help_does_not_import_jax():
     assert heavy_modules(["--help"]) == "set()"
 
 
-PATCH = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
+# A command that still needs the name of a site.
+PATCH_COMMAND = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,14 @@ PATCH = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
     [
         ["lens", "no-such-file.wav", "--out", "unwritten"],
         ["align", str(DEMO), "--text", "no-such-file.txt"],
-        [*PATCH, "decoder.cross.z"],
-        [*PATCH, "decoder.cross_attn.z", "--over", "frame"],
-        [*PATCH, "decoder.cross_attn.z", "--source", "nois"],
+        [*PATCH_COMMAND, "decoder.cross.z"],
+        [*PATCH_COMMAND, "decoder.cross_attn.z", "--over", "frame"],
+        [*PATCH_COMMAND, "decoder.cross_attn.z", "--source", "nois"],
         ["probe", "m.csv", "--label", "sex", "--out", "unwritten", "--site", "encoder.resid"],
         ["probe", "m.csv", "--label", "sex", "--out", "unwritten", "--pool", "most"],
     ],
 )
-def test_an_error_in_the_input_does_not_wait_for_jax(arguments):
+def test_errors_in_the_input_are_found_without_importing_jax(arguments):
     assert heavy_modules(arguments) == "set()"
 
 
@@ -223,7 +224,7 @@ def test_debug_shows_where_an_error_comes_from():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """Runs `jaxasr demo --json`: its JSON, its folder and its standard error."""
+    """Runs `jaxasr demo --json`. Returns its JSON, its folder and its standard error."""
     out = tmp_path_factory.mktemp("demo")
     done = run(cli.app, ["demo", "--json", "--out", str(out)], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr

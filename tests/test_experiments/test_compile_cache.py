@@ -1,4 +1,4 @@
-"""Compiled programs are kept where they should be, and a second process finds them."""
+"""Compiled programs are saved in the given folder, and a second process loads them."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 
 from jaxasr.weights.files import cache_dir
 
+# Compiles a program, and prints the cache folder and the number of programs found in it.
 COMPILE = """
 import logging, sys, jax
 from experiments import compile_cache
@@ -57,6 +58,7 @@ def test_the_cache_follows_the_environment(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "jaxasr"
 
 
+# Changes to a user without a home directory, and prints the cache folder.
 _NO_HOME = (
     "import os; os.setgid(54321); os.setuid(54321); "
     "from jaxasr.weights.files import cache_dir; print(cache_dir())"
@@ -71,7 +73,8 @@ def test_a_user_without_a_home_has_no_cache():
         if not key.startswith(("JAX", "XDG", "HOME"))
     }
     inherited["PYTHONPATH"] = os.pathsep.join(sys.path)
-    code = f"import jaxasr; {_NO_HOME}"  # imported as root, who can read everything
+    # Imports as root first, because the other user may not be able to read the packages.
+    code = f"import jaxasr; {_NO_HOME}"
     done = subprocess.run(
         [sys.executable, "-c", code], env=inherited, capture_output=True, text=True, timeout=120
     )

@@ -1,4 +1,4 @@
-"""Corpora are read in their own layouts, with labels, and with errors that name file and line."""
+"""Corpora are read in their published layouts, with labels. Errors name file and line."""
 
 import json
 import sys
@@ -98,7 +98,7 @@ def test_librispeech_has_speakers_transcripts_and_conditions(tmp_path):
         assert not second.path.exists()  # reported when it is read
 
 
-def test_common_voice(tmp_path):
+def test_common_voice_has_speakers_sentences_and_labels(tmp_path):
     write(tmp_path / "clips" / "cv_1.wav", tone(300, 0.2))
     head = "client_id\tpath\tsentence\tgender\taccents\n"
     (tmp_path / "validated.tsv").write_text(

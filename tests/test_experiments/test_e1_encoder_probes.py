@@ -1,4 +1,4 @@
-"""E1 detects effects planted in upper layers, and gives reasons for untestable questions."""
+"""E1 detects effects planted in upper layers, and reports why a question is untestable."""
 
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from experiments.studies.speaker_attributes import gender, select_accents
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
-OPEN = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
+# Claims that no data of these tests can decide.
+ALWAYS_UNTESTABLE = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
 
 
-def arrays(effect: float, seed: int = 0) -> xr.Dataset:
+def make_results(effect: float, seed: int = 0) -> xr.Dataset:
     two, four = planted.rows(["F", "M"], 32, 2), planted.rows(list("abcd"), 32, 2)
     questions = {"gender": two, "accent": four, "noise 10 dB": two}
 
@@ -38,15 +39,15 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_effects_are_detected():
-    data = arrays(8.0)
-    assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), **OPEN}
+    data = make_results(8.0)
+    assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), **ALWAYS_UNTESTABLE}
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_noise_does_not_replicate(seed):
-    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **OPEN}
-    assert verdicts(arrays(0.0, seed)) == expected
+    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **ALWAYS_UNTESTABLE}
+    assert verdicts(make_results(0.0, seed)) == expected
 
 
 def clip(name: str, speaker: str, **labels: object) -> Utterance:

@@ -1,4 +1,4 @@
-"""E2 detects categories planted in upper layers, and keeps all recordings of a word in one fold."""
+"""E2 detects categories planted in upper layers. All recordings of a word are in one fold."""
 
 import numpy as np
 import planted
@@ -21,7 +21,9 @@ N = 72  # words of three categories, two voices each
 CATEGORIES = ("animals", "countries", "tools")
 
 
-def arrays(effect: float, seed: int = 0, categories: tuple[str, ...] = CATEGORIES) -> xr.Dataset:
+def make_results(
+    effect: float, seed: int = 0, categories: tuple[str, ...] = CATEGORIES
+) -> xr.Dataset:
     labels, words = planted.rows(list(categories), N, 2)
     rng = np.random.default_rng(seed)
     baselines = {"mel": rng.normal(size=(2 * N, 3)), "phonemes": rng.normal(size=(2 * N, 5))}
@@ -35,7 +37,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_categories_are_detected():
-    data = arrays(6.0)
+    data = make_results(6.0)
     assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
     assert set(STUDY.draw(data, CONFIG)) == {"pairs_by_layer"}
     pairs = {"animals or countries", "animals or tools", "countries or tools"}
@@ -44,12 +46,12 @@ def test_planted_categories_are_detected():
 
 @pytest.mark.parametrize("seed", range(2))
 def test_two_voices_of_a_word_are_not_a_category(seed):
-    assert verdicts(arrays(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(make_results(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 def test_missing_categories_or_phonemes_are_not_testable():
-    assert set(verdicts(arrays(0.0, categories=("tools",))).values()) == {UNTESTABLE}
-    without = arrays(6.0).drop_sel(layer="phonemes")
+    assert set(verdicts(make_results(0.0, categories=("tools",))).values()) == {UNTESTABLE}
+    without = make_results(6.0).drop_sel(layer="phonemes")
     assert verdicts(without)["beyond_phonemes"] == UNTESTABLE
 
 

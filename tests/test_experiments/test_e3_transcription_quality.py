@@ -1,4 +1,4 @@
-"""E3 detects planted errors beyond reported numbers, and keeps pairs in one fold."""
+"""E3 detects planted errors better than reported numbers do, and keeps pairs in one fold."""
 
 import dataclasses
 from pathlib import Path
@@ -30,8 +30,8 @@ def clip(n: int, words: int = 5, name: str = "one", speaker: str = "") -> Uttera
     return Utterance(f"{name} {n}", Path("x"), speaker, text, labels=labels)
 
 
-def arrays(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
-    """Plants errors in the state, from the third layer on, and in the mean log-probability."""
+def make_results(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
+    """Plants errors in the state, from the third layer up, and in the mean log-probability."""
     clips = [clip(n) for n in range(128)]
     rates = {clip.id: float(n % 2) for n, clip in enumerate(clips)}
     labels = np.array(["right", "bad"])[np.arange(128) % 2]
@@ -59,18 +59,18 @@ def pair_ids(clips: list[Utterance], rates: dict[str, float], n: int = 200) -> l
 
 
 def test_planted_errors_are_detected():
-    data = arrays(6.0)
+    data = make_results(6.0)
     assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer", "auroc"}
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_noise_does_not_replicate(seed):
-    assert verdicts(arrays(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(make_results(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 def test_a_better_reported_number_is_not_beaten():
-    data = arrays(2.0, reported_effect=8.0)
+    data = make_results(2.0, reported_effect=8.0)
     by_key = verdicts(data)
     assert by_key["predicts"] == REPLICATES
     assert by_key["beats_logprob"] == by_key["beats_at_hand"] == DOES_NOT_REPLICATE
@@ -89,12 +89,12 @@ def test_pairs_have_one_set_and_similar_length_worst_first():
 def test_speakers_and_pairs_stay_in_one_fold():
     clips = [clip(n, speaker=speaker) for n, speaker in enumerate("aaabcdde")]
     rates = dict(zip([clip.id for clip in clips], [0.9, 0, 0.8, 0, 0.7, 0.6, 0, 0]))
-    # Pairs of speaker a; of c and b, who are in no other pair; of d.
+    # Pairs of speaker a, of speakers c and b (who are in no other pair), and of speaker d.
     assert pair_ids(clips, rates) == [("one 0", "one 1"), ("one 4", "one 3"), ("one 5", "one 6")]
 
 
 def test_labels_shuffled_within_pairs_score_at_chance():
-    curves = STUDY.analyse(arrays(0.0), CONFIG).numbers["errors"]["shuffled"]
+    curves = STUDY.analyse(make_results(0.0), CONFIG).numbers["errors"]["shuffled"]
     assert abs(np.mean(curves) - 0.5) < 0.03
 
 

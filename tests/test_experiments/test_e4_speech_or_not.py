@@ -1,4 +1,4 @@
-"""E4 detects a state that distinguishes speech, and keeps parts of a noise in one fold."""
+"""E4 detects states that distinguish speech from noise, and keeps parts of a noise in one fold."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from experiments.studies.study import REPLICATES, UNTESTABLE
 CONFIG = Config(folds=4, splits=1)
 
 
-def arrays(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
+def make_results(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
     labels, groups = planted.rows(["not speech", "speech"], n, 2)
     states = planted.layers(labels, groups, effect, seed, first=1.0)
     rng = np.random.default_rng(seed)
@@ -47,21 +47,21 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_a_planted_difference_is_detected():
-    data = arrays(16.0)
+    data = make_results(16.0)
     assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
 
 def test_noise_replicates_only_by_chance():
-    """One false positive in forty is expected; more than two of twenty would have p 0.01."""
-    runs = [verdicts(arrays(0.0, seed)) for seed in range(20)]
+    """One false positive in forty runs is expected. Over two in twenty have probability 0.01."""
+    runs = [verdicts(make_results(0.0, seed)) for seed in range(20)]
     false_positives = {key: sum(run[key] == REPLICATES for run in runs) for key in CLAIMS}
     assert max(false_positives.values()) <= 2
     assert false_positives["almost_always"] == 0
 
 
 def test_too_few_sounds_are_not_testable():
-    assert set(verdicts(arrays(8.0, n=6)).values()) == {UNTESTABLE}
+    assert set(verdicts(make_results(8.0, n=6)).values()) == {UNTESTABLE}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""E6 detects planted cross-attention, and nothing when every place resolves loops equally often."""
+"""E6 detects planted cross-attention, and nothing if all cells resolve loops equally often."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,23 @@ from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
-MODEL = Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4)
+MODEL = Model(
+    n_mels=80,
+    n_audio_ctx=1500,
+    n_audio_state=66,
+    n_audio_head=3,
+    n_audio_layer=4,
+    n_vocab=100,
+    n_text_ctx=448,
+    n_text_state=66,
+    n_text_head=3,
+    n_text_layer=4,
+)
 SITES = (*COMPONENT_SITES, *HEAD_SITES)
 CELLS = site_cells(MODEL, SITES)
 
 
-def arrays(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) -> xr.Dataset:
+def make_results(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) -> xr.Dataset:
     """Makes outcomes of loops and of clean speech.
 
     Args:
@@ -50,18 +61,18 @@ def is_cell(site: str, layer: int, head: int = -1) -> np.ndarray:
     return in_layer & (CELLS["head"] == head)
 
 
-def planted(n: int = 24) -> xr.Dataset:
+def planted_results(n: int = 24) -> xr.Dataset:
     """Layer 2's cross-attention and its head 1 resolve five loops in six, others one in ten."""
     stopped = np.random.default_rng(0).random((n, 2, len(CELLS["site"]))) < 0.1
     strong = is_cell(CROSS, 2) | is_cell(HEAD_SITES[0], 2, 1)
     stopped[:, :, strong] = (np.arange(n) % 6 > 0)[:, None, None]
-    return arrays(stopped, np.zeros((12, 2, len(CELLS["site"]))))
+    return make_results(stopped, np.zeros((12, 2, len(CELLS["site"]))))
 
 
-def without_effect(seed: int, rate: float = 0.3) -> xr.Dataset:
+def results_without_effect(seed: int, rate: float = 0.3) -> xr.Dataset:
     """Every cell resolves a loop equally often, and damages clean speech."""
     rng, n_cells = np.random.default_rng(seed), len(CELLS["site"])
-    return arrays(rng.random((24, 2, n_cells)) < rate, rng.uniform(0, 0.4, (12, 2, n_cells)))
+    return make_results(rng.random((24, 2, n_cells)) < rate, rng.uniform(0, 0.4, (12, 2, n_cells)))
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -70,34 +81,34 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_cells_are_detected():
-    assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
-    numbers = STUDY.analyse(planted(), Config()).numbers
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    numbers = STUDY.analyse(planted_results(), Config()).numbers
     assert numbers["share_resolved"]["noise"]["cross_attn_out 2"] == pytest.approx(5 / 6, abs=1e-3)
     assert numbers["loops_with_known_words"] == 12
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_cells_do_not_replicate(seed):
-    assert verdicts(without_effect(seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(results_without_effect(seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 def test_fragile_loops_single_out_no_cell():
-    """Every cell resolves most loops: a large share, but none of them stands out."""
-    by_key = verdicts(without_effect(0, rate=0.7))
+    """Every cell resolves most loops, so no cell resolves more than the others."""
+    by_key = verdicts(results_without_effect(0, rate=0.7))
     keys = ("cross_attention", "any_layer", "one_layer", "one_head")
     assert {by_key[key] for key in keys} == {DOES_NOT_REPLICATE}
 
 
 def test_a_loop_is_resolved_only_by_a_better_text():
-    data = planted(6)
-    data.cer[0, 0, 0], data.repetitive[0, 0, 0] = 4.0, 0.0  # no loop, but further from the words
+    data = planted_results(6)
+    data.cer[0, 0, 0], data.repetitive[0, 0, 0] = 4.0, 0.0  # no loop, but more errors than before
     data.length[1, 0, 0], data.repetitive[1, 0, 0] = 0.0, 0.0  # an empty text
     data.cer[5, 0, 0], data.repetitive[5, 0, 0] = 4.0, 0.0  # unknown words
     assert mark_resolved(data).values[[0, 1, 5], 0, 0].tolist() == [0, 0, 1]
 
 
 def test_without_loops_there_is_a_reason_and_a_map_of_costs():
-    data = planted().isel(example=slice(24, None))
+    data = planted_results().isel(example=slice(24, None))
     findings = STUDY.analyse(data, Config()).findings
     assert {finding.verdict for finding in findings.values()} == {UNTESTABLE}
     assert "none of the transcribed recordings" in findings["one_head"].why
@@ -107,6 +118,6 @@ def test_without_loops_there_is_a_reason_and_a_map_of_costs():
 
 
 def test_without_heads_only_layers_are_judged():
-    by_key = verdicts(planted().isel(cell=np.flatnonzero(CELLS["head"] < 0)))
+    by_key = verdicts(planted_results().isel(cell=np.flatnonzero(CELLS["head"] < 0)))
     assert by_key["one_head"] == by_key["cheap_head"] == UNTESTABLE
     assert by_key["one_layer"] == REPLICATES

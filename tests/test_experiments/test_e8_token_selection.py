@@ -1,4 +1,4 @@
-"""E8 detects a planted late choice and look-ahead, and nothing when all layers are equal."""
+"""E8 detects a planted late choice and look-ahead, and nothing if all layers are equal."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,12 @@ from experiments.studies.e8_token_selection import CLAIMS, STUDY, Config
 from experiments.studies.reproduce import builtin
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
+# Relative depths of six layers.
 DEPTH = (np.arange(6) + 1) / 6
-LATE = (DEPTH > 0.8).astype(float)
-TOP = (DEPTH == 1).astype(float)
-NAMES = (
+IS_LATE = (DEPTH > 0.8).astype(float)
+IS_TOP = (DEPTH == 1).astype(float)
+# Names of the curves over depth that a run saves.
+CURVES = (
     "prob",
     "hit_null",
     *(
@@ -26,18 +28,18 @@ NAMES = (
         for null in ("", "_null")
     ),
 )
-OPEN = {"earlier_than_qwen": UNTESTABLE}
+ALWAYS_UNTESTABLE = {"earlier_than_qwen": UNTESTABLE}
 
 
-def arrays(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
-    """Makes flat curves with noise, plus `effect` times what the paper reports."""
+def make_results(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
+    """Makes flat curves with noise, plus `effect` times the curves that the paper reports."""
     rng = np.random.default_rng(seed)
-    curves = {name: 0.5 + 0.1 * rng.normal(size=(n, 6)) for name in NAMES}
-    curves["prob"] += effect * (0.8 * TOP - 0.4 * (DEPTH < 0.9))
-    curves["sound_others"] -= effect * 0.3 * LATE
-    curves["meaning_others"] += effect * 0.3 * LATE
+    curves = {name: 0.5 + 0.1 * rng.normal(size=(n, 6)) for name in CURVES}
+    curves["prob"] += effect * (0.8 * IS_TOP - 0.4 * (DEPTH < 0.9))
+    curves["sound_others"] -= effect * 0.3 * IS_LATE
+    curves["meaning_others"] += effect * 0.3 * IS_LATE
     hit = 0.5 + 0.1 * rng.normal(size=(n, 3, 6))
-    hit[:, 1] += effect * 0.3 * TOP
+    hit[:, 1] += effect * 0.3 * IS_TOP
     saturation = 0.5 + 0.3 * effect + 0.1 * rng.normal(size=n)
     return xr.Dataset(
         {
@@ -61,18 +63,18 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_effects_are_detected():
-    assert verdicts(arrays()) == {**dict.fromkeys(CLAIMS, REPLICATES), **OPEN}
+    assert verdicts(make_results()) == {**dict.fromkeys(CLAIMS, REPLICATES), **ALWAYS_UNTESTABLE}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_layers_do_not_replicate(seed):
-    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **OPEN}
-    assert verdicts(arrays(effect=0, seed=seed)) == expected
+    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **ALWAYS_UNTESTABLE}
+    assert verdicts(make_results(effect=0, seed=seed)) == expected
 
 
 def test_without_espeak_only_sound_is_not_testable():
-    data = arrays()
-    for name in NAMES:
+    data = make_results()
+    for name in CURVES:
         if name.startswith("sound"):
             data[name] = data[name] * np.nan
     findings = STUDY.analyse(data, Config()).findings
@@ -101,7 +103,7 @@ def test_look_ahead_finds_planted_candidates():
     np.testing.assert_array_equal(hit[0], [[1] * 7, [0, 0, 1, 0, 0, 1, 0]])
     np.testing.assert_array_equal(hit[1, 1], [1, 1, np.nan, 1, 1, 1, np.nan])
     np.testing.assert_array_equal(np.isnan(hit[2]).sum(1), [2, 2])
-    assert null[0].tolist() == [0] * 7  # the token itself does not count as further away
+    assert null[0].tolist() == [0] * 7  # the null excludes the token itself
     # Of positions 4, 5, 6 only 5 holds a candidate; 12 at position 3 also stands at position 2.
     assert null[1, 0] == 1 / 3
 

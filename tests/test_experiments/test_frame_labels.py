@@ -1,4 +1,4 @@
-"""Labels of encoder frames, whose times are those of the encoder's receptive fields."""
+"""Labels of encoder frames have the times of the encoder's receptive fields."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def changed_frames() -> Callable[[int], list[int]]:
 
 @pytest.mark.parametrize("frame", [7, 333])
 def test_a_click_changes_the_frames_around_its_time(changed_frames, frame):
-    """Encoder frame i is centred at mel frame 2 i, so at 20 i ms, where its own 20 ms begin."""
+    """The receptive field of encoder frame i is centred at 20 i ms, where its 20 ms begin."""
     assert changed_frames(320 * frame) == [frame - 1, frame, frame + 1]
     assert changed_frames(320 * frame + 160) == [frame - 1, frame, frame + 1, frame + 2]
 

@@ -1,4 +1,4 @@
-"""Windows of recordings, clocks, and the timing of steps."""
+"""A recording is cut to a window, times are printed as clocks, and steps are timed."""
 
 import numpy as np
 import pytest

@@ -47,7 +47,7 @@ def test_words_stand_under_the_spectrogram_where_their_time_is_known(outline):
 
 
 def test_a_long_text_wraps_and_keeps_the_time_scale():
-    """The spectrogram's width depends on the length of the recording alone; tables fit the page."""
+    """The width of the spectrogram depends only on the recording, and tables fit the page."""
     tokens = tuple(f" word{i}" for i in range(200))
     page = Outline(render(fake_page(logit=fake_table(tokens=tokens))))
     tables = [attributes for attributes, _ in page.of("table")]

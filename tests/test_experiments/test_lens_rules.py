@@ -1,4 +1,4 @@
-"""On a lens page text, last decoder row and last encoder row agree, even if the text loops."""
+"""The text, the last decoder row and the last encoder row of a lens page agree, also in loops."""
 
 import dataclasses
 
@@ -15,10 +15,10 @@ from experiments.pages.terminal import print_page
 from experiments.progress import Progress
 from jaxasr.rules import rules_for
 
-TRIGGERS = ("d0674_speech_noise",)  # without rules the model generates "(baby crying)"
+LOOPING_RECORDINGS = ("d0674_speech_noise",)  # without rules the model generates "(baby crying)"
 
 
-@pytest.fixture(scope="module", params=TRIGGERS)
+@pytest.fixture(scope="module", params=LOOPING_RECORDINGS)
 def looping(request, asr, data_dir):
     audio = jaxasr.load_audio(data_dir / "triggers" / f"{request.param}.flac")
     return lens_page(
@@ -50,7 +50,7 @@ def test_a_looping_page_shows_that_it_loops(looping, capsys):
 
 
 def test_the_rules_hold_for_every_layer(tiny_model):
-    """Candidates of every layer obey the rules; the last layer predicts the generated token."""
+    """Candidates of every layer obey the rules, and the last layer predicts the generated token."""
     rng = np.random.default_rng(0)
     config = tiny_model.config
     memory, _ = tiny_model.encode(

@@ -1,4 +1,4 @@
-"""Noisy copies of a corpus have their noise at its ratio, and never change."""
+"""Noisy copies of a corpus have the given signal-to-noise ratio, and are always the same."""
 
 from pathlib import Path
 

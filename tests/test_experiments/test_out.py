@@ -1,4 +1,4 @@
-"""Inputs, options and --out are checked before the model loads."""
+"""Recordings, options and --out are checked before the model is loaded."""
 
 import json
 import os
@@ -13,19 +13,20 @@ from experiments import cli, runtime
 from experiments.commands import output
 from experiments.commands.transcript_folders import choose_folders
 
-PATCH = ("--source", "zero", "--site", "decoder.cross_attn.z", "--over", "layer,head")
+PATCH_OPTIONS = ("--source", "zero", "--site", "decoder.cross_attn.z", "--over", "layer,head")
+# Every command that reads a recording, with its other arguments.
 EACH_COMMAND = pytest.mark.parametrize(
     "command",
     [
         ("transcribe",),
         ("lens", "--out", "o"),
-        ("patch", "--out", "o", *PATCH),
+        ("patch", "--out", "o", *PATCH_OPTIONS),
         ("scan", "--out", "o"),
     ],
 )
 
 
-def run(*arguments: object, code: int):
+def run_command(*arguments: object, code: int):
     done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
     assert done.exit_code == code, (done.output, done.exception)
     return done
@@ -38,7 +39,7 @@ def no_model(monkeypatch):
 
 
 @pytest.fixture
-def sounds(tmp_path):
+def recordings(tmp_path):
     """Makes recordings a/x.wav and b/x.wav, which differ, an empty file, and a text file."""
     for name, hz in (("a/x.wav", 300), ("b/x.wav", 500)):
         (tmp_path / name).parent.mkdir()
@@ -54,25 +55,27 @@ def sounds(tmp_path):
     [("none.wav", "none.wav: no such file"), (".", "a folder"), ("empty.wav", "an empty file")],
 )
 def test_a_missing_file_is_refused_before_jax_starts(
-    sounds, no_model, monkeypatch, command, name, message
+    recordings, no_model, monkeypatch, command, name, message
 ):
     monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
-    done = run(command[0], sounds / name, *command[1:], code=2)
+    done = run_command(command[0], recordings / name, *command[1:], code=2)
     assert message in done.stderr
 
 
 @EACH_COMMAND
-def test_a_pipe_is_refused_rather_than_read(sounds, no_model, command):
-    os.mkfifo(sounds / "pipe")
+def test_a_pipe_is_refused_rather_than_read(recordings, no_model, command):
+    os.mkfifo(recordings / "pipe")
     assert (
         "pipe: expected a file, got a pipe"
-        in run(command[0], sounds / "pipe", *command[1:], code=2).stderr
+        in run_command(command[0], recordings / "pipe", *command[1:], code=2).stderr
     )
 
 
 @EACH_COMMAND
-def test_a_file_without_sound_is_refused_before_the_model_loads(sounds, no_model, command):
-    assert "text.wav" in run(command[0], sounds / "text.wav", *command[1:], code=2).stderr
+def test_a_file_without_sound_is_refused_before_the_model_loads(recordings, no_model, command):
+    assert (
+        "text.wav" in run_command(command[0], recordings / "text.wav", *command[1:], code=2).stderr
+    )
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -86,22 +89,26 @@ def test_a_file_without_sound_is_refused_before_the_model_loads(sounds, no_model
     (["--window", "0.001"], "--window: expected at least one frame, 0.02 s, got 0.001 s"),
     (["--language", "Klingon"], "language: expected a code or an English name"),
 ])  # fmt: skip
-def test_options_of_patch_are_checked_before_the_model_loads(sounds, no_model, change, message):
-    options = dict(zip(PATCH[::2], PATCH[1::2])) | dict([change])
+def test_options_of_patch_are_checked_before_the_model_loads(recordings, no_model, change, message):
+    options = dict(zip(PATCH_OPTIONS[::2], PATCH_OPTIONS[1::2])) | dict([change])
     arguments = [part for pair in options.items() for part in pair]
-    done = run("patch", sounds / "a/x.wav", "--out", sounds / "out", *arguments, code=2)
+    done = run_command(
+        "patch", recordings / "a/x.wav", "--out", recordings / "out", *arguments, code=2
+    )
     assert message in done.stderr
-    assert not (sounds / "out").exists()
+    assert not (recordings / "out").exists()
 
 
 @EACH_COMMAND
-def test_languages_are_checked_before_jax_starts(sounds, no_model, monkeypatch, command):
+def test_languages_are_checked_before_jax_starts(recordings, no_model, monkeypatch, command):
     monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
-    done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "German", code=2)
+    done = run_command(
+        command[0], recordings / "a/x.wav", *command[1:], "--language", "German", code=2
+    )
     assert "--language German: tiny.en is English-only. Use a multilingual model" in done.stderr
-    done = run(
+    done = run_command(
         command[0],
-        sounds / "a/x.wav",
+        recordings / "a/x.wav",
         *command[1:],
         "--language",
         "Klingon",
@@ -126,58 +133,72 @@ def test_languages_are_checked_before_jax_starts(sounds, no_model, monkeypatch, 
     (["--penalty", "-1"], "--penalty: expected numbers of at least 0, got -1"),
     (["--group", "speaker", "--folds", "3"], "2 groups cannot be split into 3 folds"),
 ])  # fmt: skip
-def test_questions_that_the_manifest_cannot_answer_are_refused(sounds, no_model, change, message):
+def test_questions_that_the_manifest_cannot_answer_are_refused(
+    recordings, no_model, change, message
+):
     rows = [
         f"{name}/x.wav,s{name},{gender}"
         for name, gender in (("a", "F"), ("b", "M"))
         for _ in range(1)
     ]
     spans = [f"{row},{start},{start + 0.1}" for row in rows for start in (0.0, 0.1, 0.2)]
-    (sounds / "people.csv").write_text("path,speaker,gender,start,end\n" + "\n".join(spans) + "\n")
+    (recordings / "people.csv").write_text(
+        "path,speaker,gender,start,end\n" + "\n".join(spans) + "\n"
+    )
     options = {"--label": "gender", "--folds": "2"} | dict(zip(change[::2], change[1::2]))
-    done = run(
+    done = run_command(
         "probe",
-        sounds / "people.csv",
+        recordings / "people.csv",
         "--out",
-        sounds / "p",
+        recordings / "p",
         *[part for pair in options.items() for part in pair],
         code=2,
     )
     assert message in " ".join(done.stderr.split())
-    assert not (sounds / "p").exists()
+    assert not (recordings / "p").exists()
 
 
-def test_a_manifest_without_its_recordings_is_refused(sounds, no_model):
-    (sounds / "m.csv").write_text("path,gender\ngone.wav,F\nlost.wav,M\n")
-    done = run("probe", sounds / "m.csv", "--label", "gender", "--out", sounds / "p", code=2)
+def test_a_manifest_without_its_recordings_is_refused(recordings, no_model):
+    (recordings / "m.csv").write_text("path,gender\ngone.wav,F\nlost.wav,M\n")
+    done = run_command(
+        "probe", recordings / "m.csv", "--label", "gender", "--out", recordings / "p", code=2
+    )
     assert "expected recordings, found none of its 2" in done.stderr
 
 
-@pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",), ("transcribe",)])
-def test_a_file_as_out_is_refused_at_once(sounds, no_model, monkeypatch, command):
+@pytest.mark.parametrize(
+    "command", [("lens",), ("patch", *PATCH_OPTIONS), ("scan",), ("transcribe",)]
+)
+def test_a_file_as_out_is_refused_at_once(recordings, no_model, monkeypatch, command):
     monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
-    (sounds / "note.txt").write_text("mine")
-    for out in (sounds / "note.txt", sounds / "note.txt" / "below"):
-        done = run(command[0], sounds / "a/x.wav", *command[1:], "--out", out, code=2)
+    (recordings / "note.txt").write_text("mine")
+    for out in (recordings / "note.txt", recordings / "note.txt" / "below"):
+        done = run_command(command[0], recordings / "a/x.wav", *command[1:], "--out", out, code=2)
         assert "note.txt is a file" in done.stderr
-    assert (sounds / "note.txt").read_text() == "mine"
+    assert (recordings / "note.txt").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_at_once(sounds, no_model, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: path != sounds.absolute())
-    done = run("lens", sounds / "a/x.wav", "--out", sounds / "new" / "below", code=2)
-    assert f"no permission to write into {sounds}" in done.stderr
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(recordings, no_model, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != recordings.absolute())
+    done = run_command(
+        "lens", recordings / "a/x.wav", "--out", recordings / "new" / "below", code=2
+    )
+    assert f"no permission to write into {recordings}" in done.stderr
 
 
-def test_only_the_same_command_and_input_may_replace_files(sounds):
+def test_only_the_same_command_and_input_may_replace_files(recordings):
     def open_output(recording: str, overwrite: bool = False, **options):
-        description = output.describe_origin("patch", [sounds / recording], "tiny.en", **options)
+        description = output.describe_origin(
+            "patch", [recordings / recording], "tiny.en", **options
+        )
         files = dict.fromkeys(("index.html", "cells"), description)
-        return output.open_output(sounds / "heads", files, overwrite)
+        return output.open_output(recordings / "heads", files, overwrite)
 
     with open_output("a/x.wav", site="z").writing():
         pass
-    open_output("b/x.wav", site="z")  # only the record is there: nothing would be lost
+    open_output(
+        "b/x.wav", site="z"
+    )  # the folder has only the record of the command, so no file is lost
     with open_output("a/x.wav", site="z").writing() as new:
         (new / "index.html").write_text("one")
     open_output("a/x.wav", site="z")
@@ -186,61 +207,63 @@ def test_only_the_same_command_and_input_may_replace_files(sounds):
         match=r"holds index.html from x.wav with other content.* Use --overwrite, or another",
     ):
         open_output("b/x.wav", site="z")
-    (sounds / "a/x.wav").rename(sounds / "a/y.wav")
+    (recordings / "a/x.wav").rename(recordings / "a/y.wav")
     with pytest.raises(
         ValueError, match=r"holds index.html from x.wav, not from the present y.wav"
     ):
         open_output("a/y.wav", site="z")
-    (sounds / "a/y.wav").rename(sounds / "a/x.wav")
+    (recordings / "a/y.wav").rename(recordings / "a/x.wav")
     with pytest.raises(ValueError, match="made with site 'z', not 'q'"):
         open_output("a/x.wav", site="q")
-    (sounds / "heads" / "cells").mkdir()
-    assert open_output("b/x.wav", overwrite=True, site="z").begin("cells") == sounds / "heads"
-    assert not (sounds / "heads" / "cells").exists()
+    (recordings / "heads" / "cells").mkdir()
+    assert open_output("b/x.wav", overwrite=True, site="z").begin("cells") == recordings / "heads"
+    assert not (recordings / "heads" / "cells").exists()
     (
-        sounds / "heads" / "cells"
-    ).mkdir()  # of a run that was interrupted: the same command continues
+        recordings / "heads" / "cells"
+    ).mkdir()  # a folder of an interrupted run, which the same command continues
     open_output("b/x.wav", overwrite=True, site="z").begin("cells")
-    assert (sounds / "heads" / "cells").exists()
+    assert (recordings / "heads" / "cells").exists()
     with pytest.raises(RuntimeError), open_output("b/x.wav", overwrite=True, site="z").writing():
         raise RuntimeError
     open_output("a/x.wav", site="z", overwrite=True)
     with open_output("b/x.wav", overwrite=True, site="z").writing() as new:
         (new / "index.html").write_text("two")
     open_output("b/x.wav", site="z")
-    (sounds / "heads" / output.RECORD).write_text("damaged")
+    (recordings / "heads" / output.RECORD).write_text("damaged")
     with pytest.raises(ValueError, match="made by another program or by an earlier version"):
         open_output("b/x.wav", site="z")
 
 
-@pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",)])
+@pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH_OPTIONS), ("scan",)])
 def test_a_folder_of_another_recording_is_refused_before_jax_starts(
-    sounds, no_model, monkeypatch, command
+    recordings, no_model, monkeypatch, command
 ):
     monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
-    (sounds / "out").mkdir()
-    (sounds / "out" / "index.html").write_text("mine")
-    done = run(command[0], sounds / "a/x.wav", *command[1:], "--out", sounds / "out", code=2)
+    (recordings / "out").mkdir()
+    (recordings / "out" / "index.html").write_text("mine")
+    done = run_command(
+        command[0], recordings / "a/x.wav", *command[1:], "--out", recordings / "out", code=2
+    )
     assert "holds index.html" in done.stderr
     assert "Use --overwrite, or another folder" in done.stderr
-    assert (sounds / "out" / "index.html").read_text() == "mine"
+    assert (recordings / "out" / "index.html").read_text() == "mine"
 
 
-def test_transcripts_of_equal_names_have_separate_folders(sounds, monkeypatch, asr):
+def test_transcripts_of_equal_names_have_separate_folders(recordings, monkeypatch, asr):
     monkeypatch.setattr(runtime, "load", lambda *_: asr)
-    out = sounds / "o"
-    run("transcribe", sounds / "a/x.wav", sounds / "b/x.wav", "--out", out, code=0)
+    out = recordings / "o"
+    run_command("transcribe", recordings / "a/x.wav", recordings / "b/x.wav", "--out", out, code=0)
     texts = sorted(str(path.relative_to(out)) for path in out.rglob("x*"))
     assert texts == ["a/x.wav.json", "a/x.wav.txt", "b/x.wav.json", "b/x.wav.txt"]
     assert json.loads((out / "b/x.wav.json").read_text())["audio"].endswith("b/x.wav")
-    run("transcribe", sounds / "a/x.wav", "--out", out / "a", code=0)  # the same again
+    run_command("transcribe", recordings / "a/x.wav", "--out", out / "a", code=0)  # the same again
     monkeypatch.setattr(runtime, "load", lambda *_: pytest.fail("the model was loaded"))
-    done = run("transcribe", sounds / "b/x.wav", "--out", out / "a", code=2)
+    done = run_command("transcribe", recordings / "b/x.wav", "--out", out / "a", code=2)
     assert "holds x.wav.txt from x.wav with other content" in done.stderr
 
 
 @pytest.mark.parametrize(("names", "places"), [
-    (["a/x.wav", "a/x.mp3"], ["o", "o"]),  # the suffix is part of the file's name
+    (["a/x.wav", "a/x.mp3"], ["o", "o"]),  # names of output files include the suffix
     (["a/x.wav", "b/x.wav", "b/y.wav"], ["o/a", "o/b", "o/b"]),
     (["a/x.wav", "x.wav"], ["o/a", "o"]),
     (["a/x.wav", "b/X.WAV"], ["o/a", "o/b"]),

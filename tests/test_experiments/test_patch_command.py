@@ -1,4 +1,4 @@
-"""`jaxasr patch` on a real recording: files, page, numbers, ranking, errors."""
+"""`jaxasr patch` on a real recording writes files, a page and a ranking; errors are one line."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def run_patch(out: Path, *options: str) -> dict:
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    """Sweeps all cross-attention heads with silence as the source; returns folder and JSON."""
+    """Sweeps all cross-attention heads, with silence as the source. Returns the folder and JSON."""
     out = tmp_path_factory.mktemp("patch") / "heads"
     options = (
         "--source",
@@ -84,7 +84,7 @@ def test_the_page_opens_without_a_console_message(heads, tmp_path):
     assert dom.count("<audio") == 2
 
 
-def test_texts_under_patches_are_read_again_from_the_store(tmp_path):
+def test_texts_under_patches_are_loaded_from_the_store(tmp_path):
     options = (
         "--source",
         "zero",
@@ -152,7 +152,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert "none.wav" in done.stderr
 
 
-def numbers_of(changes: list[float]) -> dict:
+def result_of(changes: list[float]) -> dict:
     """Builds the content of result.json for cells of one dimension."""
     values = xr.DataArray(np.array([changes]), dims=("example", "head"))
     values = values.assign_coords(head=np.arange(len(changes)))
@@ -171,7 +171,7 @@ def numbers_of(changes: list[float]) -> dict:
 
 
 def test_the_ranking_names_ties_and_how_many_cells_are_left_out():
-    numbers = numbers_of([0.0] * 6 + [1.0] * 18)
+    numbers = result_of([0.0] * 6 + [1.0] * 18)
     lines = patch_page.ranking_lines(numbers, Path("heads"), shorten=True)
     assert lines[1] == "Change of the share of loops that end, largest first (12 of 24 cells):"
     assert all("+1.000" in line for line in lines[2:14])

@@ -1,4 +1,4 @@
-"""`jaxasr probe`: a planted label is found and a random one is not; files, rows and errors."""
+"""`jaxasr probe` predicts an audible label but not a random one, and refuses bad questions."""
 
 import json
 import shutil
@@ -33,9 +33,9 @@ def _the_small_model(small, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Makes 24 recordings of 6 speakers. `pitch` is audible, `coin` is random.
+    """Makes 24 recordings of 6 speakers. The label `pitch` is audible, `coin` is random.
 
-    Each recording has a low and a high half, aligned.
+    Each recording has a low half and a high half, with their times in the manifest.
     """
     where = tmp_path_factory.mktemp("corpus")
     coins, rows = np.random.default_rng(5).permutation(N) % 2, []
@@ -96,7 +96,7 @@ def test_an_audible_label_is_found(folder, tmp_path):
     bank = probes.Bank.load(out / "bank")
     activations = store.open(out / "activations")
     assert bank.predict(activations.activations("encoder.resid_post")).sizes["row"] == N
-    second = run(*arguments, "--json")  # over what is there: the store is only read
+    second = run(*arguments, "--json")  # with the store of the first run, which is only read
     assert json.loads(second.stdout)["table"] == result["table"]
     assert "per second" in done.stderr
     assert "per second" not in second.stderr
@@ -109,7 +109,7 @@ def question(label: str, **more: object) -> ProbeQuestion:
 def test_rows_of_recordings_have_their_labels(folder, activations):
     stored, corpus = store.open(activations), open_corpus(folder)
     rows = read_rows(stored, corpus, question("pitch", group="speaker", types="coin"))
-    ids = [name for name in stored.ids if name != "3.wav"]  # its label is empty
+    ids = [name for name in stored.ids if name != "3.wav"]  # 3.wav has an empty label
     utterances = {utterance.id: utterance for utterance in corpus.utterances}
     assert rows.y.tolist() == [utterances[name].label("pitch") for name in ids]
     assert rows.groups.tolist() == [utterances[name].speaker for name in ids]
@@ -166,7 +166,7 @@ def test_a_number_is_fitted_by_ridge_regression(folder, activations, tmp_path):
     table = pandas.read_csv(tmp_path / "table.csv")
     assert table.layer.tolist() == [0, 1, 2]
     assert table.r2.max() > 0.5 > table.shuffled.max()
-    assert not (tmp_path / "activations").exists()  # the shared store has all of it
+    assert not (tmp_path / "activations").exists()  # the shared store has all activations
 
 
 def test_noise_becomes_a_label(folder):

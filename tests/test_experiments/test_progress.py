@@ -1,4 +1,4 @@
-"""Progress, interruptions and explanations on standard error; complete tables in a log."""
+"""Progress, interruptions and explanations go to standard error. Tables in a log are complete."""
 
 import os
 import signal
@@ -13,7 +13,8 @@ from experiments.progress import Progress
 
 def test_an_interruption_is_one_line(tmp_path):
     """SIGINT during a study leads to exit status 130 and one line on how to continue."""
-    code = (  # a background job of a shell inherits that SIGINT is ignored
+    # The child handles SIGINT again, because a background job of a shell ignores it.
+    code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, experiments.runtime as r\n"
         "def start(device):\n    print('started', flush=True); time.sleep(60)\n"

@@ -1,4 +1,4 @@
-"""Results are published as they are, with the texts that their studies have now."""
+"""Published results have the numbers of their files and the current texts of their studies."""
 
 import dataclasses
 import json

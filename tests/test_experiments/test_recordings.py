@@ -1,4 +1,4 @@
-"""Clean speech consists of sentences that can be transcribed, and counted, in one way."""
+"""Clean speech consists of sentences with only one correct transcript."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,7 +47,7 @@ def test_recordings_that_are_not_clean_are_excluded(transcript, labels):
     assert selected_ids(*clips, max_new_tokens=48) == ["good"]
 
 
-def test_a_text_needs_room_for_a_fourth_more_and_the_end():
+def test_a_text_may_take_a_quarter_more_tokens_and_the_end_of_text():
     long = clip("long", " ".join([SENTENCE] * 7))  # 42 tokens, 54 with room
     assert selected_ids(long, max_new_tokens=53) == []
     assert selected_ids(long, max_new_tokens=54) == ["long"]

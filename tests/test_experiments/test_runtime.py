@@ -1,4 +1,4 @@
-"""JAX is started on the wanted device, or an error names --device."""
+"""JAX is started on the given device, or an error names --device."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""`jaxasr scan`: one text in every part, words with confidence, heads, and the page."""
+"""`jaxasr scan` has one text in all parts, and ranks heads by their effect on its words."""
 
 import json
 import re
@@ -119,7 +119,7 @@ def test_text_logprobs_equal_those_of_one_edit_at_a_time(tiny_model, with_rules)
 
 
 def test_silence_has_a_page_too(asr):
-    """An empty text: no words, no heads that matter, and no error."""
+    """The text is empty, so there are no words and no heads, and no error."""
     transcription = transcribe_window(asr, np.zeros(16_000, np.float32), Progress(quiet=True))
     page = make_lens_page(asr, transcription, "silence.wav", Progress(quiet=True), model="tiny.en")
     heads = head_effects(asr, transcription)

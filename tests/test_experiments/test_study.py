@@ -1,4 +1,4 @@
-"""Studies: sources of settings, verdicts from intervals, resumed runs, escaped pages."""
+"""Studies report sources of settings, judge claims by intervals, resume, and escape pages."""
 
 import dataclasses
 import json
@@ -29,8 +29,8 @@ from experiments.studies.study import (
     paper,
 )
 
-NASTY = "<script>alert(1)</script> & <b>"
-CLAIM = Claim(f"Numbers are large {NASTY}", "a lot", "mean number", min_examples=3)
+HOSTILE_TEXT = "<script>alert(1)</script> & <b>"
+CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", min_examples=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Interrupted(Exception):
 
 
 def fake_study(stop_at: int | None = None, computed: list[int] | None = None) -> Study:
-    """Makes a study of random numbers that can break off at one item and logs what it computes."""
+    """Makes a study of random numbers. It raises `Interrupted` at item `stop_at`, and appends each
+    item that it computes to `computed`.
+    """
 
     def compute(item: int) -> dict[str, Any]:
         if item == stop_at:
@@ -52,7 +54,7 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
         if computed is not None:
             computed.append(item)
         x = np.random.default_rng(item).normal(3, 1, 2)
-        return {"x": x, "text": f"{NASTY} {item}"}
+        return {"x": x, "text": f"{HOSTILE_TEXT} {item}"}
 
     def run(asr, corpus, config, cache):
         items = cache.each("items", range(config.n), compute)
@@ -70,7 +72,7 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
         return Analysis({"large": finding}, {"first": arrays.text.values[0]})
 
     return Study(
-        title=f"Fake {NASTY}",
+        title=f"Fake {HOSTILE_TEXT}",
         section="section 0",
         about="Nothing",
         data="none",
@@ -160,7 +162,7 @@ def test_examples_without_a_value_are_dropped():
 
 def test_bands_of_relative_depth():
     assert layers_in_band(np.arange(33) / 32, 27 / 32, 30 / 32).tolist() == [27, 28, 29, 30]
-    # A small model has no layer there: the nearest one, but not the top.
+    # A small model has no layer in this band. The nearest one is chosen, but never the top layer.
     assert layers_in_band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [3]
     assert layers_in_band(np.array([0.25, 0.5, 0.75, 1]), 0.9, 1).tolist() == [3]
 
@@ -225,9 +227,9 @@ def test_a_run_writes_its_result_and_an_escaped_page(tmp_path):
     page = Outline((tmp_path / "index.html").read_text())
     assert not page.of("script")
     assert not page.of("b", **{"class": ""})
-    assert [text for _, text in page.of("h1")] == [f"Fake {NASTY}"]
+    assert [text for _, text in page.of("h1")] == [f"Fake {HOSTILE_TEXT}"]
     names, values = ([text for _, text in page.of(tag)] for tag in ("dt", "dd"))
-    assert NASTY in dict(zip(names, values))["first"]
+    assert HOSTILE_TEXT in dict(zip(names, values))["first"]
     badges = [text for a, text in page.of("span") if "badge" in a.get("class", "")]
     assert badges == [REPLICATES]
     assert all(a["src"].startswith("data:image/png") for a, _ in page.of("img"))

@@ -1,4 +1,4 @@
-"""Transcripts have the layout of openai-whisper, and the grammars of players read them back."""
+"""Transcripts have the layout of openai-whisper, and parsers of subtitles read them back."""
 
 import json
 import re
@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 from experiments import cli
 from experiments.commands.subtitles import Format, clock, render
 
+# A text that would end a cue, begin another one and open a tag.
 HOSTILE = " a --> b & <i>c\td\n\n2\n00:00:01,000 --> 00:00:02,000\ne"
+# A transcript with two segments, as `jaxasr transcribe --json` saves it.
 RESULT = {
     "text": "Hello there. ...",
     "segments": [
@@ -22,6 +24,7 @@ RESULT = {
         ]},
     ],
 }  # fmt: skip
+# `HOSTILE` as one line of a subtitle.
 ONE_LINE = "a -> b & <i>c d 2 00:00:01,000 -> 00:00:02,000 e"
 
 
@@ -33,7 +36,7 @@ def seconds(text: str) -> float:
 
 
 def srt_cues(text: str) -> list[tuple[float, float, str]]:
-    """Parses SubRip: blocks between blank lines, of a counter, a line of two times, and text."""
+    """Parses SubRip: blocks between blank lines, each with a counter, two times, and text."""
     cues = []
     for number, block in enumerate(text.rstrip("\n").split("\n\n"), start=1):
         counter, times, *lines = block.split("\n")
@@ -44,7 +47,7 @@ def srt_cues(text: str) -> list[tuple[float, float, str]]:
 
 
 def vtt_cues(text: str) -> list[tuple[float, float, str]]:
-    """Parses WebVTT (W3C): a signature, then cues of times and text, with < and & escaped."""
+    """Parses WebVTT (W3C): a signature, then cues with times and text (< and & are escaped)."""
     signature, *blocks = text.rstrip("\n").split("\n\n")
     assert signature == "WEBVTT"
     cues = []

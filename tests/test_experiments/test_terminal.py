@@ -1,4 +1,4 @@
-"""Tables in a terminal: they fit, and texts are not markup."""
+"""Tables fit into the terminal, and texts in them are not markup."""
 
 import dataclasses
 import io

@@ -1,9 +1,10 @@
-"""Texts are sorted into six kinds."""
+"""Texts are classified into six kinds."""
 
 import pytest
 
 from experiments.analyses.text_kinds import error_rate, text_category
 
+# The text of the last layer, with which other texts are compared.
 FINAL = "The captain read the old letter aloud."
 
 

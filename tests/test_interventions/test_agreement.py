@@ -1,4 +1,4 @@
-"""Rank agreement of an estimate with exact changes, by labels."""
+"""Rank agreement compares an estimate with exact changes, cell by cell."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import xarray as xr
 
 from interventions.stats.agreement import rank_agreement
 
+# Exact changes [layer, head].
 CHANGE = np.array([[0.0, 1, -5, 2], [3, -4, 0.5, 6]])
 
 
@@ -27,7 +28,7 @@ def test_proportional_changes_agree_perfectly():
 
 
 def test_precision_compares_the_largest_magnitudes():
-    estimate = cells(np.array([[0.0, 1, -5, 2], [3, 0.1, 0.5, 6]]))  # misses the -4
+    estimate = cells(np.array([[0.0, 1, -5, 2], [3, 0.1, 0.5, 6]]))  # 0.1 instead of -4
     agreement = rank_agreement(cells(CHANGE), estimate, k=3)
     assert agreement.precision == pytest.approx(2 / 3)
     assert agreement.spearman < 1

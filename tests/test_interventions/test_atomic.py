@@ -1,4 +1,4 @@
-"""Files appear complete or not at all; JSON is strict; texts cannot act on a terminal."""
+"""Files appear complete or not at all, JSON is strict, and texts cannot act on a terminal."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ from interventions.storage.atomic import (
 from interventions.storage.text_files import printable, to_json, write_json, write_text
 
 
-def tree(folder: Path) -> dict[str, str]:
+def texts_by_path(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): file.read_text()
         for file in sorted(folder.rglob("*"))
@@ -32,17 +32,17 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def fail_after(path: Path) -> None:
-    """Writes half a file, then fails."""
+def write_half_and_fail(path: Path) -> None:
+    """Writes half of a file, then raises TypeError."""
     path.write_text("half")
     raise TypeError
 
 
-def test_after_a_failure_the_old_file_is_there_and_no_other(tmp_path):
+def test_after_a_failure_only_the_old_file_exists(tmp_path):
     path = write_text(tmp_path / "new" / "a.txt", "old")
     with pytest.raises(TypeError), replacing(path) as new:
-        fail_after(new)
-    assert tree(path.parent) == {"a.txt": "old"}
+        write_half_and_fail(new)
+    assert texts_by_path(path.parent) == {"a.txt": "old"}
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
 
 
@@ -55,19 +55,19 @@ def test_all_entries_move_into_place_together_and_replace_folders(tmp_path):
     (tmp_path / "bank" / "old").write_text("old")
     (tmp_path / "a").write_text("old")
     with pytest.raises(TypeError), staging(tmp_path) as new:
-        fail_after(new / "a")
-    assert tree(tmp_path) == {"a": "old", "bank/old": "old"}
+        write_half_and_fail(new / "a")
+    assert texts_by_path(tmp_path) == {"a": "old", "bank/old": "old"}
     with staging(tmp_path) as new:
         (new / "a").write_text("new")
         (new / "bank").mkdir()
         (new / "bank" / "new").write_text("new")
-        assert tree(tmp_path)["a"] == "old"
-    assert tree(tmp_path) == {"a": "new", "bank/new": "new"}
+        assert texts_by_path(tmp_path)["a"] == "old"
+    assert texts_by_path(tmp_path) == {"a": "new", "bank/new": "new"}
     assert not list(tmp_path.glob(".*"))
 
 
-# Stands in for the package, so that a child process imports one module without JAX.
-_IMPORT = """
+# Replaces the packages by empty modules, so that a child process imports `atomic` without JAX.
+_IMPORT_ATOMIC = """
 import os, signal, sys
 from pathlib import Path
 for name in ("interventions", "interventions.storage"):
@@ -75,17 +75,18 @@ for name in ("interventions", "interventions.storage"):
     package.__path__ = [str(Path(sys.argv[3]).parent.joinpath(*name.split(".")))]
 from interventions.storage import atomic
 """
-_DIES = (
-    _IMPORT
+# Writes two entries, and kills itself at the given moment.
+_KILLED_WRITER = (
+    _IMPORT_ATOMIC
     + """
 folder, when = Path(sys.argv[1]), sys.argv[2]
-if when == "between":  # everything is written, one of two entries is in its place
+if when == "between":  # all entries are written, and one of two is in its place
     replace = Path.replace
     def once(self, target):
         replace(self, target)
         os.kill(os.getpid(), signal.SIGKILL)
     Path.replace = once
-if when == "removing":  # everything is in its place, and the staging folder is being removed
+if when == "removing":  # all entries are in their place, and the staging folder is being removed
     import shutil
     rmtree = shutil.rmtree
     def half(place, **_):
@@ -110,12 +111,12 @@ def test_the_next_write_cleans_up_after_a_killed_one(tmp_path, when, left):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_text("old")
     package = str(Path(interventions.__file__).parent)
-    command = [sys.executable, "-c", _DIES, str(tmp_path), when, package]
+    command = [sys.executable, "-c", _KILLED_WRITER, str(tmp_path), when, package]
     process = subprocess.run(command, timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert list(tmp_path.glob(".*"))
     write_text(tmp_path / "other", "x")
-    assert tree(tmp_path) == {"a": left, "b/c": left, "other": "x"}
+    assert texts_by_path(tmp_path) == {"a": left, "b/c": left, "other": "x"}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -124,7 +125,7 @@ def test_the_staging_folder_of_a_running_writer_stays(tmp_path):
         (first / "a").write_text("first")
         write_text(tmp_path / "a", "second")
         assert (first / "a").read_text() == "first"
-    assert tree(tmp_path) == {"a": "first"}
+    assert texts_by_path(tmp_path) == {"a": "first"}
 
 
 @pytest.mark.parametrize(("name", "expected"), [
@@ -154,8 +155,9 @@ def test_a_second_writer_is_refused(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-_HOLDS = (
-    _IMPORT
+# Holds the lock of a folder until its standard input closes.
+_LOCK_HOLDER = (
+    _IMPORT_ATOMIC
     + """
 with atomic.only_writer(Path(sys.argv[1])):
     print(flush=True)
@@ -169,7 +171,7 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
     command = [
         sys.executable,
         "-c",
-        _HOLDS,
+        _LOCK_HOLDER,
         str(tmp_path / "out"),
         "",
         str(Path(interventions.__file__).parent),
@@ -179,7 +181,7 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
         with pytest.raises(BlockingIOError), only_writer(tmp_path / "out"):
             pass
         remove_stale_lock(tmp_path / "out")
-        assert list(tmp_path.glob(".*"))  # a lock in use stays
+        assert list(tmp_path.glob(".*"))  # a lock in use is not removed
         holder.kill()
     if finished:
         remove_stale_lock(tmp_path / "out")
@@ -190,8 +192,8 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
 
 
 @pytest.fixture
-def _no_room():
-    """Limits files to 1,000 bytes, which fails as a full disk does, with another error number."""
+def _small_files_only():
+    """Limits files to 1,000 bytes. Larger writes fail like on a full disk, with another errno."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
@@ -200,13 +202,13 @@ def _no_room():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("_no_room")
+@pytest.mark.usefixtures("_small_files_only")
 def test_a_full_disk_leaves_the_old_file_and_names_the_folder(tmp_path):
     path = write_text(tmp_path / "a", "old")
     with pytest.raises(OSError, match=re.escape(str(tmp_path))) as problem:
         write_text(path, "x" * 100_000)
     assert problem.value.errno == errno.EFBIG
-    assert tree(tmp_path) == {"a": "old"}
+    assert texts_by_path(tmp_path) == {"a": "old"}
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
@@ -257,4 +259,4 @@ def test_without_locks_of_the_system_everything_imports_and_writes(tmp_path):
         f"    text_files.write_text({str(tmp_path / 'a.txt')!r}, 'written')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert tree(tmp_path) == {"a.txt": "written"}
+    assert texts_by_path(tmp_path) == {"a.txt": "written"}

@@ -1,4 +1,4 @@
-"""Edits of scores and patterns, and mean ablation, at sites of the tiny model."""
+"""Edits of scores and patterns, and mean ablation, have the documented effects."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +61,7 @@ def test_the_weight_of_masked_keys_goes_to_the_others(tiny_model, inputs):
     np.testing.assert_allclose(after[0, :, 0], before[0, :, 0], rtol=1e-5)
 
 
-def test_a_query_without_another_key_keeps_its_scores(tiny_model, inputs):
+def test_a_query_whose_keys_are_all_knocked_out_keeps_its_scores(tiny_model, inputs):
     site = "decoder.attn.pattern"
     after = patterns(tiny_model, inputs, {"decoder.attn.scores": knockout([0, 1])}, site)
     assert np.isfinite(after).all()

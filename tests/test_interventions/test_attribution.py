@@ -1,4 +1,4 @@
-"""First-order estimates equal exact patches for small changes, and cost a few passes."""
+"""For small changes, first-order estimates equal exact patches."""
 
 import functools
 import inspect
@@ -7,37 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from golden.tiny import tiny_inputs, uniform
+from first_order_runs import METRIC, runs
 
 import jaxasr
-from interventions import Run, sweep
+from interventions import sweep
 from interventions.edits import Noise, Patch, Zero, only
-from interventions.effects.first_order import _estimate, attribution
-from interventions.effects.first_order_cells import SiteCells
-from interventions.metrics import logit_diff, logprob, rank
-from jaxasr import compiled
-from jaxasr.cache import Memory
+from interventions.effects.first_order import attribution
+from interventions.metrics import logprob, rank
 
-METRIC = logit_diff(3, 8)
 WINDOW = 3  # frames
 
 
-def runs(config, step):
-    """Returns a target and a source whose mel differs from it by `step`."""
-    mel, tokens = tiny_inputs(config, 2, 5)
-    return Run(mel=mel, tokens=tokens), Run(
-        mel=mel + np.float32(step) * uniform(5, *mel.shape), tokens=tokens
-    )
-
-
 @pytest.fixture(scope="module")
-def near(tiny_model):
+def close_runs(tiny_model):
     return runs(tiny_model.config, 3e-3)
 
 
 @pytest.fixture(scope="module")
-def far(tiny_model):
+def distant_runs(tiny_model):
     return runs(tiny_model.config, 1)
 
 
@@ -50,8 +37,8 @@ def activation(model, run, site):
     )[1][site]
 
 
-def exact(model, target, edit, site, sizes, metric=METRIC):
-    """Computes metric(patched) - metric(target), [B, *sizes], cell by cell with public edits."""
+def exact_changes(model, target, edit, site, sizes, metric=METRIC):
+    """Computes metric(patched) - metric(target) of every cell by an edit, [B, *sizes]."""
     memory = model.encode(target.mel)[0]
 
     def score(edits):
@@ -70,6 +57,7 @@ def exact(model, target, edit, site, sizes, metric=METRIC):
             )
         return score({site: only(edit, **places)}) - score({})
 
+    # One compiled program computes the cells one after the other.
     grid = np.meshgrid(*(np.arange(n) for n in sizes.values()), indexing="ij")
     cells = {dim: jnp.asarray(index.ravel()) for dim, index in zip(sizes, grid, strict=True)}
     return np.moveaxis(
@@ -77,7 +65,8 @@ def exact(model, target, edit, site, sizes, metric=METRIC):
     ).reshape(2, *sizes.values())
 
 
-NEAR = [
+# Sites with the dimensions of their cells, and the number of cells along each dimension.
+SITES_AND_SIZES = [
     ("decoder.cross_attn.z", {"layer": 2, "head": 5, "position": 5}),
     ("decoder.cross_attn.q", {"layer": 2, "position": 5}),
     ("decoder.cross_attn.k", {"layer": 2, "head": 5, "time": 4}),
@@ -92,44 +81,50 @@ NEAR = [
 
 
 @pytest.fixture(scope="module")
-def all_near(tiny_model, near):
+def near_estimates(tiny_model, close_runs):
     """Estimates for every site of NEAR, in one call per set of dimensions."""
     calls = {}
-    for site, sizes in NEAR:
+    for site, sizes in SITES_AND_SIZES:
         calls.setdefault(tuple(sizes), []).append(site)
     estimates = {}
     for over, sites in calls.items():
         estimates |= attribution(
-            tiny_model, *near, site=sites, over=over, metric=METRIC, window_s=0.06
+            tiny_model, *close_runs, site=sites, over=over, metric=METRIC, window_s=0.06
         )
     return estimates
 
 
-@pytest.mark.parametrize(("site", "sizes"), NEAR, ids=[site for site, _ in NEAR])
-def test_small_changes_are_exact(tiny_model, near, all_near, site, sizes):
-    truth = exact(tiny_model, near[0], Patch(activation(tiny_model, near[1], site)), site, sizes)
+@pytest.mark.parametrize(
+    ("site", "sizes"), SITES_AND_SIZES, ids=[site for site, _ in SITES_AND_SIZES]
+)
+def test_small_changes_are_exact(tiny_model, close_runs, near_estimates, site, sizes):
+    truth = exact_changes(
+        tiny_model, close_runs[0], Patch(activation(tiny_model, close_runs[1], site)), site, sizes
+    )
     assert np.abs(truth).max() > 1e-5
-    assert all_near[site].dims == ("example", *sizes)
-    np.testing.assert_allclose(all_near[site], truth, atol=max(0.02 * np.abs(truth).max(), 1.5e-6))
+    assert near_estimates[site].dims == ("example", *sizes)
+    np.testing.assert_allclose(
+        near_estimates[site], truth, atol=max(0.02 * np.abs(truth).max(), 1.5e-6)
+    )
 
 
-def test_arguments_are_those_of_a_sweep(tiny_model, far):
+def test_arguments_are_those_of_a_sweep(tiny_model, distant_runs):
     shared = {"site": "decoder.mlp_out", "over": ("layer",), "metric": METRIC}
-    by_position = attribution(tiny_model, *far, **shared)
-    by_keyword = attribution(tiny_model, target=far[0], source=far[1], **shared)
+    by_position = attribution(tiny_model, *distant_runs, **shared)
+    by_keyword = attribution(tiny_model, target=distant_runs[0], source=distant_runs[1], **shared)
     assert by_position.identical(by_keyword)
     parameters = [*inspect.signature(attribution).parameters]
     in_sweep = [name for name in inspect.signature(sweep).parameters if name in parameters]
     assert [name for name in parameters if name in in_sweep] == in_sweep
 
 
-def test_labels_are_those_of_a_sweep(tiny_model, far, all_near):
-    cells = all_near["decoder.cross_attn.k"]
+def test_labels_are_those_of_a_sweep(tiny_model, distant_runs, near_estimates):
+    cells = near_estimates["decoder.cross_attn.k"]
     np.testing.assert_allclose(cells.time, [0, 0.06, 0.12, 0.18])
     np.testing.assert_array_equal(cells.layer, [0, 1])
-    baseline = METRIC(far[0].decode(tiny_model)[0][:, -1][:, np.array([3, 8])])
+    baseline = METRIC(distant_runs[0].decode(tiny_model)[0][:, -1][:, np.array([3, 8])])
     np.testing.assert_allclose(cells.baseline, baseline, atol=1e-6)
-    target, source = (run.encode(tiny_model).row(1) for run in far)
+    target, source = (run.encode(tiny_model).row(1) for run in distant_runs)
     two = ["decoder.cross_attn.z", "decoder.mlp_out"]
     both = attribution(
         tiny_model, target=target, source=source, site=two, over=("layer", "head"), metric=METRIC
@@ -140,8 +135,8 @@ def test_labels_are_those_of_a_sweep(tiny_model, far, all_near):
     }
     alone = attribution(
         tiny_model,
-        target=far[0],
-        source=far[1],
+        target=distant_runs[0],
+        source=distant_runs[1],
         site="decoder.mlp_out",
         over=("layer",),
         metric=METRIC,
@@ -150,25 +145,35 @@ def test_labels_are_those_of_a_sweep(tiny_model, far, all_near):
 
 
 @pytest.mark.parametrize("kind", ["zero", "mean", "noise"])
-def test_ablations_are_exact_after_the_final_norm(tiny_model, far, kind):
-    """The model is linear after the final norm, so the estimate is exact for any source."""
-    sizes, site, x = {"position": 5}, "decoder.ln", activation(tiny_model, far[0], "decoder.ln")
+def test_ablations_are_exact_after_the_final_norm(tiny_model, distant_runs, kind):
+    """After the final norm the model is linear, so estimates are exact for any source."""
+    sizes, site, x = (
+        {"position": 5},
+        "decoder.ln",
+        activation(tiny_model, distant_runs[0], "decoder.ln"),
+    )
     edit = {
         "zero": Zero(),
         "mean": Patch(jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)),
         "noise": Noise(0, replace=True),
     }[kind]
     estimate = attribution(
-        tiny_model, target=far[0], source=kind, site=site, over=("position",), metric=METRIC
+        tiny_model,
+        target=distant_runs[0],
+        source=kind,
+        site=site,
+        over=("position",),
+        metric=METRIC,
     )
-    truth = exact(tiny_model, far[0], edit, site, sizes)
+    truth = exact_changes(tiny_model, distant_runs[0], edit, site, sizes)
     np.testing.assert_allclose(estimate.sel(example=0), truth[0], atol=1e-5)
-    if kind != "noise":  # a sweep draws each example as its only row
+    # A sweep patches one example at a time, so the noise of each example is that of row 0.
+    if kind != "noise":
         np.testing.assert_allclose(estimate, truth, atol=1e-5)
 
 
 def saturated(model):
-    """Returns the model with cross-attention heads that attend to almost only one frame."""
+    """Returns a model whose cross-attention heads attend almost to a single frame each."""
 
     def sharpen(path, x):
         name = jax.tree_util.keystr(path)
@@ -178,15 +183,17 @@ def saturated(model):
 
 
 @pytest.mark.parametrize("name", ["q", "k"])
-def test_the_correction_halves_the_error_where_softmax_is_saturated(tiny_model, far, name):
+def test_the_correction_halves_the_error_where_softmax_is_saturated(tiny_model, distant_runs, name):
     model, site = saturated(tiny_model), f"decoder.cross_attn.{name}"
     sizes = {"layer": 2, "head": 5, **({"position": 5} if name == "q" else {"time": 4})}
-    truth = exact(model, far[0], Patch(activation(model, far[1], site)), site, sizes)
+    truth = exact_changes(
+        model, distant_runs[0], Patch(activation(model, distant_runs[1], site)), site, sizes
+    )
     call = functools.partial(
         attribution,
         model,
-        target=far[0],
-        source=far[1],
+        target=distant_runs[0],
+        source=distant_runs[1],
         site=site,
         over=tuple(sizes),
         metric=METRIC,
@@ -200,11 +207,11 @@ def test_the_correction_halves_the_error_where_softmax_is_saturated(tiny_model, 
 
 
 def test_recomputing_encoder_attention_does_not_change_the_estimate(
-    tiny_model, near, all_near, monkeypatch
+    tiny_model, close_runs, near_estimates, monkeypatch
 ):
     monkeypatch.setattr("interventions.forward._MAX_KEPT_BYTES", 0)
-    # Another shape, so that the program is compiled again.
-    shorter = [run.replace(tokens=run.tokens[:1], mel=run.mel[:1]) for run in near]
+    # Another batch size compiles the program again, with the changed limit.
+    shorter = [run.replace(tokens=run.tokens[:1], mel=run.mel[:1]) for run in close_runs]
     call = {
         "site": "encoder.resid_post",
         "over": ("layer", "time"),
@@ -212,81 +219,26 @@ def test_recomputing_encoder_attention_does_not_change_the_estimate(
         "window_s": 0.06,
     }
     estimate = attribution(tiny_model, target=shorter[0], source=shorter[1], **call)
-    np.testing.assert_allclose(estimate, all_near["encoder.resid_post"].sel(example=0), atol=1e-6)
-
-
-def test_every_head_of_both_attentions_costs_at_most_five_forwards():
-    """Counts operations at tiny.en's size; both programs loop over layers, so the loop cancels."""
-    config = jaxasr.config.SIZES["tiny.en"]
-    model = jax.eval_shape(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))
-    kv = jax.ShapeDtypeStruct((4, 1, 6, 1500, 64), jnp.float32)
-    run = Run(
-        memory=Memory(jax.ShapeDtypeStruct((1, 1500, 384), jnp.float32), kv, kv),
-        tokens=jax.ShapeDtypeStruct((1, 11), jnp.int32),
+    np.testing.assert_allclose(
+        estimate, near_estimates["encoder.resid_post"].sel(example=0), atol=1e-6
     )
-    sites = [f"decoder.{part}.{name}" for part in ("attn", "cross_attn") for name in "zq"]
-    cells = tuple(SiteCells(site, ("layer", "head"), 25, site.endswith(".q")) for site in sites)
-
-    def flops(fn, *args):
-        return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
-
-    def forward(model, run):
-        return model.decoder.residual(
-            run.tokens, jnp.zeros(run.tokens.shape, jnp.int32), run.memory, {}, jaxasr.select()
-        )[0]
-
-    def estimate(model, target, source):
-        return _estimate(model, target, source, 1500, METRIC, cells=cells, ablation=None)
-
-    assert flops(estimate, model, run, run) <= 5 * flops(forward, model, run)
 
 
-def test_new_values_do_not_recompile(tiny_model, near, far):
-    call = functools.partial(
-        attribution, tiny_model, site="decoder.cross_attn.z", over=("layer", "head")
-    )
-    call(target=near[0], source=near[1], metric=METRIC)
-    before = compiled.n_compiled(_estimate)
-    call(target=far[1], source=far[0], metric=logit_diff(7, 9))
-    assert compiled.n_compiled(_estimate) == before
-
-
-@pytest.mark.parametrize("site", ["encoder.attn.z", "decoder.cross_attn.k"])
-def test_recordings_of_other_lengths_do_not_recompile(tiny_model, near, site):
-    call = functools.partial(
-        attribution,
-        tiny_model,
-        target=near[0],
-        source=near[1],
-        site=site,
-        metric=METRIC,
-        window_s=4 / 50,
-    )
-    long = call(over=("layer", "time"), n_frames=11)
-    before = compiled.n_compiled(_estimate)
-    np.testing.assert_allclose(call(over=("layer", "time"), n_frames=8), long[..., :2], atol=1e-6)
-    cut = call(over=("layer", "time"), n_frames=3)
-    assert cut.sizes["time"] == 1
-    # The window ends where the recording does.
-    assert float(np.abs(cut - long[..., :1].values).max()) > 1e-6
-    assert compiled.n_compiled(_estimate) == before
-
-
-def test_wrong_arguments_raise(tiny_model, near):
+def test_wrong_arguments_raise(tiny_model, close_runs):
     good = {
-        "target": near[0],
-        "source": near[1],
+        "target": close_runs[0],
+        "source": close_runs[1],
         "site": "decoder.cross_attn.z",
         "over": ("layer",),
         "metric": logprob(3),
     }
-    encoded = near[0].encode(tiny_model)
+    encoded = close_runs[0].encode(tiny_model)
     for change, message in (
         ({"metric": rank(3)}, "rank has no gradient"),
         ({"over": ("alpha",)}, "proportional to 'alpha'"),
         ({"over": ("time",), "site": "decoder.mlp_out"}, "is not a dimension of a sweep"),
         ({"source": "silence"}, "expected a Run or one of"),
-        ({"source": near[1].replace(tokens=near[1].tokens[:, :3])}, "do not line up"),
+        ({"source": close_runs[1].replace(tokens=close_runs[1].tokens[:, :3])}, "do not line up"),
         (
             {"target": encoded.replace(encoded_mel=None), "site": "encoder.resid_post"},
             "needs the recording",

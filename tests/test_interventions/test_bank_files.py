@@ -1,4 +1,4 @@
-"""Damaged files of a bank raise, and so does anything that is not a bank."""
+"""Damaged files of a bank raise an error, and so do files that are not a bank."""
 
 import json
 import re
@@ -20,10 +20,10 @@ def bank():
     )
 
 
-def rewrite(folder, **described):
-    """Changes the description of a bank, and its checksums."""
+def change_description(folder, **changes):
+    """Changes the description of a bank, and updates its checksums."""
     file = folder / "bank.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | described))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     untrusted_files.write_checksums(folder)
     return folder
 
@@ -45,7 +45,7 @@ def test_a_flipped_bit_raises(bank, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "described",
+    "changes",
     [
         {"dims": None},
         {"dims": {}},
@@ -60,10 +60,10 @@ def test_a_flipped_bit_raises(bank, tmp_path):
         {"version": 2},
     ],
 )
-def test_a_wrong_description_raises(bank, tmp_path, described):
+def test_a_wrong_description_raises(bank, tmp_path, changes):
     bank.save(tmp_path / "bank")
     with pytest.raises(ValueError, match=r"bank\.json: expected"):
-        Bank.load(rewrite(tmp_path / "bank", **described))
+        Bank.load(change_description(tmp_path / "bank", **changes))
 
 
 def test_wrong_arrays_raise(bank, tmp_path):
@@ -77,4 +77,4 @@ def test_wrong_arrays_raise(bank, tmp_path):
     ):
         np.savez(tmp_path / "bank" / "arrays.npz", **(arrays | change))
         with pytest.raises(ValueError, match=r"bank/(bank\.json|arrays\.npz): expected"):
-            Bank.load(rewrite(tmp_path / "bank"))
+            Bank.load(change_description(tmp_path / "bank"))

@@ -1,4 +1,4 @@
-"""Corruptions change what they promise and nothing else."""
+"""Corruptions change a recording as documented, and no other part of it."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,7 @@ def rms(x):
     return np.sqrt(np.mean(np.square(x, dtype=np.float64)))
 
 
-def energy(x, hz):
+def amplitude(x, hz):
     return np.abs(np.fft.rfft(x))[hz]
 
 
@@ -54,10 +54,10 @@ def test_white_noise_has_a_flat_spectrum_and_the_same_rms(audio):
 
 def test_band_stop_removes_only_its_band(audio):
     stopped = corruptions.band_stop(audio, 800, 1200)
-    assert energy(stopped, 1000) < 1e-2 * energy(audio, 1000)
-    assert energy(stopped, 440) == pytest.approx(energy(audio, 440), rel=1e-2)
-    assert energy(corruptions.band_stop(audio, 0, 700), 440) < 1e-2 * energy(audio, 440)
-    assert energy(corruptions.band_stop(audio, 700, 8000), 1000) < 1e-2 * energy(audio, 1000)
+    assert amplitude(stopped, 1000) < 1e-2 * amplitude(audio, 1000)
+    assert amplitude(stopped, 440) == pytest.approx(amplitude(audio, 440), rel=1e-2)
+    assert amplitude(corruptions.band_stop(audio, 0, 700), 440) < 1e-2 * amplitude(audio, 440)
+    assert amplitude(corruptions.band_stop(audio, 700, 8000), 1000) < 1e-2 * amplitude(audio, 1000)
     assert corruptions.band_stop(audio[:20], 800, 1200).shape == (20,)
 
 
@@ -88,7 +88,7 @@ def test_the_input_stays_unchanged_and_the_output_is_float32(audio):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("corrupt", "message"),
     [
         (lambda a: corruptions.noise(np.zeros(100, np.float32), 5), "silent"),
         (lambda a: corruptions.noise(a, float("nan")), "snr_db"),
@@ -101,9 +101,9 @@ def test_the_input_stays_unchanged_and_the_output_is_float32(audio):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*encountered in divide:RuntimeWarning")
-def test_impossible_corruptions_raise(audio, make, message):
+def test_impossible_corruptions_raise(audio, corrupt, message):
     with pytest.raises(ValueError, match=message):
-        make(audio)
+        corrupt(audio)
 
 
 def test_sources_are_parsed_as_on_the_command_line(audio, tmp_path):

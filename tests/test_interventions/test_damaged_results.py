@@ -1,4 +1,4 @@
-"""Result files that are damaged, hostile or not results are refused, and their names given."""
+"""Files that are damaged, hostile or not results are refused with an error that names them."""
 
 import json
 import re
@@ -14,10 +14,11 @@ from interventions.storage import load_result, save_result
 from interventions.storage.results import load_or_compute
 
 
-def damaged(path, seed):
-    """Flips one random bit in one random file of a result; returns the file and its old bytes."""
+def flip_random_bit(path, seed):
+    """Flips a random bit in a random file of a result. Returns the file and its old bytes."""
     rng = np.random.default_rng(seed)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    # Every byte of the result is chosen with equal probability.
     sizes = np.cumsum([file.stat().st_size for file in files])
     at = int(rng.integers(sizes[-1]))
     place = int(np.searchsorted(sizes, at, side="right"))
@@ -32,7 +33,7 @@ def damaged(path, seed):
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path, name):
     path = save_result(summarize(swept()), tmp_path / name, provenance={"seed": 1})
     for seed in range(60):
-        file, whole = damaged(path, seed)
+        file, whole = flip_random_bit(path, seed)
         with pytest.raises(ValueError, match=re.escape(str(path))):
             load_result(path)
         file.write_bytes(whole)
@@ -47,7 +48,7 @@ def test_a_cached_result_that_is_damaged_or_misplaced_is_computed_again(tmp_path
         return summarize(swept())
 
     first = load_or_compute(path, "a", compute)
-    damaged(path, 3)
+    flip_random_bit(path, 3)
     xr.testing.assert_identical(load_or_compute(path, "a", compute), first)
     xr.testing.assert_identical(load_or_compute(path, "b", compute), first)
     assert len(calls) == 3
@@ -58,10 +59,10 @@ def test_a_cached_result_that_is_damaged_or_misplaced_is_computed_again(tmp_path
     assert "part.zarr: misplaced" in caplog.records[1].getMessage()
 
 
-PICKLED = b"cos\nmkdir\n(S'%s'\ntR."
+PICKLED = b"cos\nmkdir\n(S'%s'\ntR."  # a pickle that makes the folder %s if it is loaded
 
 
-@pytest.mark.parametrize("how", [
+@pytest.mark.parametrize("changes", [
     {"dtype": "|O", "filters": [{"id": "vlen-utf8"}, {"id": "pickle"}], "compressor": None},
     {"compressor": {"id": "pickle"}},
     {"compressor": {"id": "zlib", "level": 1}},
@@ -75,10 +76,10 @@ PICKLED = b"cos\nmkdir\n(S'%s'\ntR."
     {"shape": "3"},
     {"zarr_format": 3},
 ])  # fmt: skip
-def test_codecs_and_formats_that_save_result_does_not_write_are_refused(tmp_path, how):
+def test_codecs_and_formats_that_save_result_does_not_write_are_refused(tmp_path, changes):
     path = save_result(xr.Dataset({"values": ("a", np.arange(3.0))}), tmp_path / "a.zarr")
     file = path / "values" / ".zarray"
-    file.write_text(json.dumps(json.loads(file.read_text()) | how))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     (path / "values" / "0").write_bytes(PICKLED % str(tmp_path / "run").encode())
     (path / ".zattrs").write_text("{}")
     with pytest.raises(ValueError, match=r"a\.zarr/values"):

@@ -1,4 +1,4 @@
-"""Direct contributions sum to the model's logit, per head and per frame."""
+"""The direct contributions of heads and of frames sum to the model's logit."""
 
 import numpy as np
 import pytest
@@ -19,26 +19,30 @@ def run(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def split(tiny_model, run):
+def attribution(tiny_model, run):
     return direct_logit_attribution(tiny_model, run, ANSWER, FOIL, position=3, window_s=0.06)
 
 
-def assert_parts_sum_up(split, atol):
-    heads = split.heads.astype(np.float64)
-    np.testing.assert_allclose(total_logit(split), split.logit, atol=atol)
+def assert_contributions_sum_up(attribution, atol):
+    heads = attribution.heads.astype(np.float64)
+    np.testing.assert_allclose(total_logit(attribution), attribution.logit, atol=atol)
     for name in ("attn", "cross_attn"):
         np.testing.assert_allclose(
-            heads.sel(attention=name).sum("head"), split.parts.sel(part=f"{name}_out"), atol=atol
+            heads.sel(attention=name).sum("head"),
+            attribution.parts.sel(part=f"{name}_out"),
+            atol=atol,
         )
     np.testing.assert_allclose(
-        split.frames.astype(np.float64).sum("time"), heads.sel(attention="cross_attn"), atol=atol
+        attribution.frames.astype(np.float64).sum("time"),
+        heads.sel(attention="cross_attn"),
+        atol=atol,
     )
 
 
-def test_parts_sum_to_the_logit(tiny_model, run, split):
+def test_parts_sum_to_the_logit(tiny_model, run, attribution):
     logits = np.asarray(run.decode(tiny_model)[0])[:, 3]
-    np.testing.assert_allclose(split.logit, logits[:, ANSWER] - logits[:, FOIL], atol=1e-5)
-    assert_parts_sum_up(split, 1e-5)
+    np.testing.assert_allclose(attribution.logit, logits[:, ANSWER] - logits[:, FOIL], atol=1e-5)
+    assert_contributions_sum_up(attribution, 1e-5)
     answer_only = direct_logit_attribution(tiny_model, run, np.array([ANSWER, FOIL]))
     last = np.asarray(run.decode(tiny_model)[0])[:, -1]
     np.testing.assert_allclose(
@@ -46,8 +50,8 @@ def test_parts_sum_to_the_logit(tiny_model, run, split):
     )
 
 
-def test_labels_and_windows(tiny_model, run, split):
-    assert dict(split.sizes) == {
+def test_labels_and_windows(tiny_model, run, attribution):
+    assert dict(attribution.sizes) == {
         "example": 2,
         "part": 6,
         "layer": 2,
@@ -55,17 +59,19 @@ def test_labels_and_windows(tiny_model, run, split):
         "head": 5,
         "time": 4,
     }
-    assert split.parts.part.values.tolist() == list(PARTS)
-    np.testing.assert_allclose(split.time, [0, 0.06, 0.12, 0.18])
+    assert attribution.parts.part.values.tolist() == list(PARTS)
+    np.testing.assert_allclose(attribution.time, [0, 0.06, 0.12, 0.18])
     single = direct_logit_attribution(tiny_model, run.row(0), ANSWER, FOIL, position=3)
     assert "example" not in single.dims
     assert single.sizes["time"] == 11
     frames = np.pad(single.frames, [(0, 0), (0, 0), (0, 1)]).reshape(2, 5, 4, 3).sum(-1)
-    np.testing.assert_allclose(frames, split.frames.isel(example=0), atol=1e-6)
+    np.testing.assert_allclose(frames, attribution.frames.isel(example=0), atol=1e-6)
 
 
-def test_a_head_contributes_what_its_ablation_removes_under_a_frozen_norm(tiny_model, run, split):
-    """The head's vector through the final norm with its scale held, in float64 NumPy."""
+def test_a_head_contributes_what_its_ablation_removes_under_a_frozen_norm(
+    tiny_model, run, attribution
+):
+    """Computes the logit without the head's output in float64 NumPy, with the norm's old scale."""
     sites = ("decoder.cross_attn.z", "decoder.resid_post")
     acts = run.decode(tiny_model, readout=jaxasr.select(*sites))[1]
     decoder = tiny_model.decoder
@@ -83,12 +89,14 @@ def test_a_head_contributes_what_its_ablation_removes_under_a_frozen_norm(tiny_m
 
     removed = frozen(x, x) - frozen(x - head_vector, x)
     np.testing.assert_allclose(
-        split.heads.sel(example=1, attention="cross_attn", layer=1, head=4), removed, atol=1e-5
+        attribution.heads.sel(example=1, attention="cross_attn", layer=1, head=4),
+        removed,
+        atol=1e-5,
     )
 
 
 def test_frames_follow_the_pattern(tiny_model):
-    """The contribution of a frame is pattern·v·W_O, recomputed in NumPy."""
+    """The contribution of a frame is pattern·v·W_O, computed again in NumPy."""
     mel, tokens = tiny_inputs(tiny_model.config, 1, 5)
     run = Run(mel=mel, tokens=tokens).encode(tiny_model)
     acts = run.decode(
@@ -141,12 +149,12 @@ def test_a_real_recording_is_split(asr):
         [logits[best], logits[best] - logits[foil]],
         atol=1e-4,
     )
-    assert_parts_sum_up(answer_only, 1e-4)
-    assert_parts_sum_up(difference, 1e-4)
+    assert_contributions_sum_up(answer_only, 1e-4)
+    assert_contributions_sum_up(difference, 1e-4)
     assert answer_only.sizes["time"] == 60
 
 
 def test_loud_noise_is_split_as_exactly(tiny_model):
     mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
     run = Run(mel=10 * uniform(4, *mel.shape), tokens=tokens)
-    assert_parts_sum_up(direct_logit_attribution(tiny_model, run, ANSWER), 1e-5)
+    assert_contributions_sum_up(direct_logit_attribution(tiny_model, run, ANSWER), 1e-5)

@@ -1,4 +1,4 @@
-"""Edits survive a round trip through files, and nothing else is saved or constructed."""
+"""Saved edits load unchanged, and nothing but edits is saved or constructed."""
 
 import io
 import json
@@ -45,8 +45,8 @@ EDITS = {
 }
 
 
-def replaced(folder: Path, text: str | None = None, arrays: bytes | None = None) -> Path:
-    """A folder of edits with files replaced, checksums included."""
+def replace_files(folder: Path, text: str | None = None, arrays: bytes | None = None) -> Path:
+    """Saves an edit to `folder`, replaces the given files, and updates the checksums."""
     serialization.save_edits({"decoder.ln": Scale(jnp.float32(2))}, folder)
     if text is not None:
         (folder / "edits.json").write_text(text)
@@ -116,7 +116,9 @@ def test_saving_into_an_existing_folder_raises(tmp_path):
 def test_nodes_that_are_not_edits_raise(tmp_path, node):
     with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
         serialization.load_edits(
-            replaced(tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}}))
+            replace_files(
+                tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}})
+            )
         )
 
 
@@ -124,14 +126,14 @@ def test_pickled_arrays_raise(tmp_path):
     file = io.BytesIO()
     np.savez(file, a0=np.array([object()], dtype=object))
     with pytest.raises(ValueError, match=r"arrays\.npz: .*neither numbers nor texts"):
-        serialization.load_edits(replaced(tmp_path / "edits", arrays=file.getvalue()))
+        serialization.load_edits(replace_files(tmp_path / "edits", arrays=file.getvalue()))
 
 
 def test_missing_files_and_later_versions_raise(tmp_path):
     with pytest.raises(ValueError, match=r"expected edits\.json"):
         serialization.load_edits(tmp_path)
     with pytest.raises(ValueError, match="version 1"):
-        serialization.load_edits(replaced(tmp_path / "edits", '{"version": 2, "edits": {}}'))
+        serialization.load_edits(replace_files(tmp_path / "edits", '{"version": 2, "edits": {}}'))
 
 
 def test_a_flipped_bit_raises(tmp_path):
@@ -148,6 +150,7 @@ def test_a_flipped_bit_raises(tmp_path):
         file.write_bytes(before)
 
 
+# The edit Scale(2.0) as it is saved in edits.json.
 SCALE = {"type": "Scale", "fields": {"factor": {"value": 2.0}}}
 
 
@@ -200,7 +203,7 @@ def test_fields_of_another_kind_raise(tmp_path, node):
     np.savez(file, texts=np.array(["abc"]), **numbers)
     text = json.dumps({"version": 1, "edits": {"decoder.ln": node}})
     with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
-        serialization.load_edits(replaced(tmp_path / "edits", text, file.getvalue()))
+        serialization.load_edits(replace_files(tmp_path / "edits", text, file.getvalue()))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_fields_of_another_kind_raise(tmp_path, node):
 )
 def test_other_json_raises_a_value_error(tmp_path, text):
     with pytest.raises(ValueError, match=r"edits\.json: "):
-        serialization.load_edits(replaced(tmp_path / "edits", text))
+        serialization.load_edits(replace_files(tmp_path / "edits", text))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Edits are pytrees of their numbers, and print on one line."""
+"""Edits are pytrees whose leaves are their numbers, and they print on one line."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Every edit, at every kind of site, equals its formula in NumPy."""
+"""At every kind of site, every edit equals its formula in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def inputs(tiny_model):
 
 
 def run(model, inputs, edits, stack, readout=None):
-    """The output of a stack, and its activations."""
+    """Returns the output of a stack, and its activations."""
     mel, tokens, memory = inputs
     if stack == "encoder":
         memory, acts = model.encode(mel, edits, readout)
@@ -31,7 +31,7 @@ def run(model, inputs, edits, stack, readout=None):
 
 
 def before_and_after(model, inputs, site, edit):
-    """The activation at `site` without and with `edit`, the only edit of the pass."""
+    """Returns the activation at `site` without an edit and with `edit`."""
     stack = stack_of(site)
     before = run(model, inputs, None, stack, _readout(stack, _is_explicit(site)))[1][site]
     return np.asarray(before), np.asarray(
@@ -40,18 +40,18 @@ def before_and_after(model, inputs, site, edit):
 
 
 def _is_explicit(site):
-    """Whether a site exists only in explicit, unfused attention."""
+    """Returns whether only explicit attention computes the site. Fused attention skips it."""
     return site.endswith(("scores", "pattern"))
 
 
 def _readout(stack, explicit):
-    """One readout, and so one program, for all sites of the same kind of attention."""
+    """Returns one readout, and therefore one program, for all sites of a kind of attention."""
     return jaxasr.select(*(site for site in sites_of(stack) if explicit or not _is_explicit(site)))
 
 
 @pytest.fixture(scope="module")
 def activations(tiny_model, inputs):
-    """Every activation of the unedited pass."""
+    """Returns every activation of the unedited pass."""
     encoder, decoder = (
         run(tiny_model, inputs, None, stack, jaxasr.select(*sites_of(stack)))[1]
         for stack in ("encoder", "decoder")
@@ -72,7 +72,7 @@ def test_edits_without_effect_change_nothing_at_any_site(tiny_model, inputs, act
     for kind in (
         lambda site: Patch(activations[site]),
         idle,
-    ):  # separate, because a patch would hide the edits before it
+    ):  # in two passes, because a patch would replace the results of the other edits
         edited = run(tiny_model, inputs, {site: kind(site) for site in sites_of(stack)}, stack)[0]
         # Explicit attention sums in another order than fused attention.
         np.testing.assert_allclose(edited, plain, rtol=2e-5, atol=2e-5)
@@ -110,6 +110,7 @@ def test_a_restricted_edit_changes_only_its_layer(tiny_model, inputs, site):
     np.testing.assert_allclose(after[layer], before[layer] + 3, rtol=1e-6)
 
 
+# Per case: the site, the arguments of `only`, and the index of the edited values [B, ...].
 PLACES = {
     "heads": ("decoder.cross_attn.z", {"heads": [1, 4]}, np.s_[:, :, [1, 4]]),
     "heads of a pattern": ("decoder.cross_attn.pattern", {"heads": 2}, np.s_[:, 2]),
@@ -218,7 +219,7 @@ def test_a_projection_removes_or_keeps_its_subspace(tiny_model, inputs):
     _, twice = before_and_after(tiny_model, inputs, "decoder.resid_mid", chain(out, out))
     np.testing.assert_allclose(
         twice, after, atol=1e-6 * np.abs(before).max()
-    )  # rounding of the removed part
+    )  # differs by the rounding of the removed part
     with jax.enable_x64(True):
         exact = Project.span(vectors.astype(np.float64))
         once = exact(jnp.asarray(before[0], jnp.float64), None)
@@ -244,7 +245,7 @@ def test_noise_has_its_ratio_and_cached_steps_repeat_it(tiny_model, inputs):
     }
     out = jaxasr.generate(
         tiny_model, memory, tokens[:, :3], max_new_tokens=5, eot=100, edits=edits, unroll=False
-    )  # quicker to compile
+    )  # a scan over layers compiles faster
     whole = np.concatenate([tokens[:, :3], out.tokens], 1)[:, :-1]
     logprobs = jax.nn.log_softmax(tiny_model.decode(whole, memory, edits)[0])[:, 2:]
     forced = np.take_along_axis(np.asarray(logprobs), np.asarray(out.tokens)[..., None], -1)[..., 0]

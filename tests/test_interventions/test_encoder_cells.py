@@ -1,4 +1,4 @@
-"""Generation under encoder edits: every cell equals its edit alone, resumed or not."""
+"""Generation under many encoder edits equals generation under each edit alone."""
 
 import dataclasses
 
@@ -34,14 +34,14 @@ def assert_cell(out, k, single):
     np.testing.assert_allclose(out.no_speech_prob[k], single.no_speech_prob, rtol=1e-4)
 
 
-def grid(**axes):
+def cell_grid(**axes):
     return dict(zip(axes, (x.ravel() for x in np.meshgrid(*axes.values(), indexing="ij"))))
 
 
 @pytest.mark.parametrize("budget", [None, 20_000])
 def test_cells_of_layers_and_heads_equal_single_edits(tiny_model, inputs, budget):
     mel, prompt = inputs
-    cells = grid(layer=np.arange(4, dtype=np.int32), head=np.arange(3, dtype=np.int32))
+    cells = cell_grid(layer=np.arange(4, dtype=np.int32), head=np.arange(3, dtype=np.int32))
     out = encoder_cells.generate_encoder_cells(
         tiny_model,
         mel,
@@ -67,7 +67,7 @@ def test_each_example_is_patched_from_its_own_row(tiny_model, inputs):
     other = tiny_model.encode(mel[::-1] * 2, readout=jaxasr.select("encoder.resid_post"))[1][
         "encoder.resid_post"
     ]
-    cells = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4, 8], np.int32))
+    cells = cell_grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4, 8], np.int32))
     at = AtCell(Patch(other), "encoder.resid_post", 4, 10)
     out = encoder_cells.generate_encoder_cells(
         tiny_model, mel, prompt, cells, edits_of=at, batch=8, **OPTIONS
@@ -84,7 +84,7 @@ def test_each_example_is_patched_from_its_own_row(tiny_model, inputs):
         compiled.n_compiled(encoder_cells._encode_cells),
         compiled.n_compiled(encoder_cells._generate_memories),
     )
-    shorter = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4], np.int32))
+    shorter = cell_grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4], np.int32))
     same = encoder_cells.generate_encoder_cells(
         tiny_model, mel, prompt, shorter, edits_of=at.replace(n_frames=9), batch=8, **OPTIONS
     )

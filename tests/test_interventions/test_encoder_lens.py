@@ -1,4 +1,4 @@
-"""The encoder lens equals generation from truncated encoders, and the model itself."""
+"""The encoder lens equals generation from truncated encoders. Its last layer is the model."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ N_NEW = 6
 
 
 def no_rules(logits, tokens, n_tokens, n_prompt):
-    """Decoding rules that allow every token."""
+    """Allows every token."""
     return logits
 
 
 @pytest.fixture(scope="module")
 def tiny(asr, tiny_model) -> jaxasr.Recogniser:
-    """A random model with the tokenizer of tiny.en; its last id, 100, is end-of-text."""
+    """Returns a random model with the tokenizer of tiny.en. Its last id, 100, is end-of-text."""
     special = dataclasses.replace(asr.tokenizer.special, eot=tiny_model.config.n_vocab - 1)
     return dataclasses.replace(
         asr, model=tiny_model, tokenizer=dataclasses.replace(asr.tokenizer, special=special)

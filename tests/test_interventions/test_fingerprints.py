@@ -1,4 +1,4 @@
-"""Fingerprints of values: equal in every process, and different where anything differs."""
+"""Fingerprints of a value are equal in every process, and those of different values differ."""
 
 import functools
 import importlib
@@ -50,7 +50,7 @@ def closure(k):
 
 
 def distinct_values():
-    """Values with pairwise different fingerprints."""
+    """Returns values whose fingerprints must all differ."""
     return [
         *(
             Times(2.0),

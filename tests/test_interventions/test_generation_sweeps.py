@@ -1,4 +1,4 @@
-"""Generation under many edits at once equals one edit at a time, and is labelled and scored."""
+"""Generation under many edits at once equals generation under one edit at a time."""
 
 import dataclasses
 import functools
@@ -21,14 +21,14 @@ N_NEW, EOT, HEADS = 7, 100, [(layer, head) for layer in range(2) for head in ran
 
 
 def no_rules(logits, tokens, n_tokens, n_prompt):
-    """Rules without a constraint."""
+    """Allows every token."""
     return logits
 
 
 SWEEP_OPTIONS = {
     "rules": no_rules,
     "no_speech": (1, 17),
-}  # those of a sweep whose prompts have <|startoftranscript|> in column 1
+}  # the no-speech token is 17; its probability is read at column 1 of the prompt
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def inputs(tiny_model):
     return tiny_model.encode(mel)[0], prompt
 
 
-def cells_of(model, inputs, cells, **options):
+def generate_all_cells(model, inputs, cells, **options):
     return generate_cells(
         model, *inputs, cells, **({"max_new_tokens": N_NEW, "eot": EOT} | options)
     )
@@ -55,7 +55,7 @@ def test_each_cell_equals_its_edit_alone(tiny_model, inputs, batch):
     memory, prompt = inputs
     layers, heads = jnp.array(HEADS).T
     cells = {"decoder.cross_attn.z": SilenceHead(layers, heads)}
-    out = cells_of(tiny_model, inputs, cells, batch=batch, **SWEEP_OPTIONS)
+    out = generate_all_cells(tiny_model, inputs, cells, batch=batch, **SWEEP_OPTIONS)
     assert out.tokens.shape == (10, 2, N_NEW)
     for k, (layer, head) in enumerate(HEADS):
         edits = {"decoder.cross_attn.z": SilenceHead(layer, head)}
@@ -83,7 +83,9 @@ def test_chunks_cells_and_their_values_share_one_executable(tiny_model, inputs):
             "layer": np.arange(n, dtype=np.int32) % 2,
             "head": np.arange(n, dtype=np.int32) % 5,
         }
-        cells_of(tiny_model, inputs, cells, edits_of=edits_of.replace(edit=Scale(factor)), batch=4)
+        generate_all_cells(
+            tiny_model, inputs, cells, edits_of=edits_of.replace(edit=Scale(factor)), batch=4
+        )
     assert compiled.n_compiled(_generate_chunk) == before + 1
 
 
@@ -94,7 +96,7 @@ def test_strengths_of_a_patch_from_another_row_equal_single_edits(tiny_model, in
     doses = jax.vmap(lambda alpha: {"decoder.cross_attn.z": Mix(alpha, row)})(
         jnp.array([0.0, 0.4, 1.0])
     )
-    out = cells_of(tiny_model, (memory, prompt), doses, leader=leader)
+    out = generate_all_cells(tiny_model, (memory, prompt), doses, leader=leader)
     for k, alpha in enumerate((0.0, 0.4, 1.0)):
         edits = {"decoder.cross_attn.z": Mix(jnp.float32(alpha), row)}
         assert_cell(
@@ -114,16 +116,16 @@ def test_strengths_of_a_patch_from_another_row_equal_single_edits(tiny_model, in
 
 def test_cells_of_unequal_number_raise(tiny_model, inputs):
     with pytest.raises(ValueError, match=r"leading axis of cells.*\(3,\), \(2,\)"):
-        cells_of(
+        generate_all_cells(
             tiny_model, inputs, {"decoder.cross_attn.z": SilenceHead(np.arange(3), np.arange(2))}
         )
     with pytest.raises(ValueError, match="leading axis of cells"):
-        cells_of(tiny_model, inputs, {"decoder.cross_attn.z": Zero()})
+        generate_all_cells(tiny_model, inputs, {"decoder.cross_attn.z": Zero()})
 
 
 @pytest.fixture(scope="module")
 def tiny(asr, tiny_model) -> jaxasr.Recogniser:
-    """A random model with the tokenizer of tiny.en and special ids within its vocabulary."""
+    """Returns a random model with the tokenizer of tiny.en, and special ids in its vocabulary."""
     special = dataclasses.replace(asr.tokenizer.special, sot=1, eot=100, no_speech=17)
     tokenizer = dataclasses.replace(asr.tokenizer, special=special)
     return dataclasses.replace(asr, model=tiny_model, tokenizer=tokenizer)

@@ -1,4 +1,4 @@
-"""Stored groups of a sweep: which sweep they belong to, and that damage never becomes a number."""
+"""Stored groups of a sweep serve this sweep only, and damaged groups are computed again."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def target(tiny_model):
     ).encode(tiny_model)
 
 
-def swept(model, target, folder, edit=None, source="zero", metric=None):
+def run_sweep(model, target, folder, edit=None, source="zero", metric=None):
     options = {
         "site": "decoder.mlp_out",
         "over": ("layer",),
@@ -37,7 +37,7 @@ def swept(model, target, folder, edit=None, source="zero", metric=None):
 
 
 def test_a_damaged_or_exchanged_group_is_recomputed(tiny_model, target, tmp_path, caplog):
-    first = swept(tiny_model, target, tmp_path / "store")
+    first = run_sweep(tiny_model, target, tmp_path / "store")
     files = sorted((tmp_path / "store").glob("example*.part"))
     whole = [file.read_bytes() for file in files]
     assert len(files) == 2 * tiny_model.config.n_text_layer
@@ -54,7 +54,7 @@ def test_a_damaged_or_exchanged_group_is_recomputed(tiny_model, target, tmp_path
     for change in changes.values():
         caplog.clear()
         change(files[0])
-        np.testing.assert_array_equal(swept(tiny_model, target, tmp_path / "store"), first)
+        np.testing.assert_array_equal(run_sweep(tiny_model, target, tmp_path / "store"), first)
         assert [record.getMessage().startswith(f"{files[0]}: ") for record in caplog.records] == [
             True
         ]
@@ -63,14 +63,14 @@ def test_a_damaged_or_exchanged_group_is_recomputed(tiny_model, target, tmp_path
 
 
 def test_a_group_of_another_size_is_not_broadcast(tiny_model, target, tmp_path):
-    first = swept(tiny_model, target, tmp_path)
+    first = run_sweep(tiny_model, target, tmp_path)
     mark, file = tmp_path / "sweep.part", tmp_path / "example-0-layer-0.part"
     digest = str(parts.load(mark, "sweep.part")["sha256"])
     for values in (np.zeros(()), np.zeros(7), np.zeros(1, np.float32), np.array(["1"])):
         parts.save(file, f"{digest} example 0 layer 0", {"values": values})
-        np.testing.assert_array_equal(swept(tiny_model, target, tmp_path), first)
+        np.testing.assert_array_equal(run_sweep(tiny_model, target, tmp_path), first)
     mark.write_bytes(b"damaged")
-    np.testing.assert_array_equal(swept(tiny_model, target, tmp_path), first)
+    np.testing.assert_array_equal(run_sweep(tiny_model, target, tmp_path), first)
 
 
 def test_a_second_sweep_in_the_same_folder_raises(tiny_model, target, tmp_path):
@@ -78,7 +78,7 @@ def test_a_second_sweep_in_the_same_folder_raises(tiny_model, target, tmp_path):
         only_writer(tmp_path / "store"),
         pytest.raises(BlockingIOError, match=r"store'.*another process"),
     ):
-        swept(tiny_model, target, tmp_path / "store")
+        run_sweep(tiny_model, target, tmp_path / "store")
 
 
 @flax.struct.dataclass
@@ -89,6 +89,7 @@ class Times:
         return x * self.by
 
 
+# A global that an edit reads, and that a test changes.
 STRENGTH = 2
 
 
@@ -98,17 +99,17 @@ def doubled(x):
 
 def test_a_changed_edit_is_another_sweep(tiny_model, target, tmp_path, monkeypatch):
     edit = lambda x, at: doubled(x)  # noqa: E731
-    swept(tiny_model, target, tmp_path, edit)
-    swept(tiny_model, target, tmp_path, edit)
+    run_sweep(tiny_model, target, tmp_path, edit)
+    run_sweep(tiny_model, target, tmp_path, edit)
     monkeypatch.setattr(sys.modules[__name__], "STRENGTH", 3)
     with pytest.raises(ValueError, match=r"holds another sweep\. .*code"):
-        swept(tiny_model, target, tmp_path, edit)
+        run_sweep(tiny_model, target, tmp_path, edit)
     monkeypatch.undo()
     monkeypatch.setattr(sys.modules[__name__], "doubled", lambda x: x - x)
     with pytest.raises(ValueError, match="holds another sweep"):
-        swept(tiny_model, target, tmp_path, edit)
+        run_sweep(tiny_model, target, tmp_path, edit)
     with pytest.raises(ValueError, match="holds another sweep"):
-        swept(tiny_model, target, tmp_path, Times(2.0))
+        run_sweep(tiny_model, target, tmp_path, Times(2.0))
 
 
 def test_edits_that_differ_between_processes_raise(tiny_model, target, tmp_path):
@@ -117,7 +118,7 @@ def test_edits_that_differ_between_processes_raise(tiny_model, target, tmp_path)
         ValueError,
         match=r"edit: .*rng: a numpy\.random.*Generator has no description .*leave out store=",
     ):
-        swept(tiny_model, target, tmp_path / "store", lambda x, at: x + rng.normal())
+        run_sweep(tiny_model, target, tmp_path / "store", lambda x, at: x + rng.normal())
     assert not (tmp_path / "store").exists()
 
 
@@ -132,13 +133,17 @@ def test_a_store_holds_one_sweep(tiny_model, target, tmp_path):
         iv.sweep(tiny_model, target, "zero", **options, metric=iv.logprob(3))
 
 
-KILLED = """
+# Sweeps into the folder of its first argument. With a second one, it waits after half.
+_SWEEP_SCRIPT = """
     import sys, jax, interventions as iv, jaxasr
     from experiments import compile_cache
     compile_cache.enable()
     from flax import nnx
-    c = jaxasr.Config(5, 11, 21, 3, 3, 101, 23, 21, 7, 4)
-    model = jaxasr.Whisper(c, rngs=nnx.Rngs(0))
+    config = jaxasr.Config(
+        n_mels=5, n_audio_ctx=11, n_audio_state=21, n_audio_head=3, n_audio_layer=3,
+        n_vocab=101, n_text_ctx=23, n_text_state=21, n_text_head=7, n_text_layer=4,
+    )
+    model = jaxasr.Whisper(config, rngs=nnx.Rngs(0))
     mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
     tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
     runs = [iv.Run(mel=mel, tokens=tokens) for mel in mels]
@@ -152,7 +157,7 @@ KILLED = """
 
 
 def test_a_killed_sweep_resumes_to_the_same_bytes(tmp_path):
-    command = [sys.executable, "-c", textwrap.dedent(KILLED)]
+    command = [sys.executable, "-c", textwrap.dedent(_SWEEP_SCRIPT)]
     whole = subprocess.run(
         [*command, str(tmp_path / "whole")], capture_output=True, text=True, check=True, timeout=300
     ).stdout.split()[-1]

@@ -1,4 +1,4 @@
-"""The logit lens equals NumPy and models truncated at each layer; its last layer is the model."""
+"""The logit lens equals NumPy and models truncated at each layer."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def numpy_logit_lens(model, run, edits=None) -> np.ndarray:
 
 
 def earliest_stable_layer(is_top: np.ndarray) -> int:
-    """Returns the earliest layer from which all entries are true, restated with a loop."""
+    """Returns the earliest layer from which all entries are true, by a plain loop."""
     return next((layer for layer in range(len(is_top)) if all(is_top[layer:])), len(is_top))
 
 

@@ -1,4 +1,4 @@
-"""Packed rows attend to the rows of their column and to stored keys of other positions."""
+"""Packed rows attend to rows of their own column, and to stored keys of other positions."""
 
 import numpy as np
 

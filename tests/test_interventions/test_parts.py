@@ -1,4 +1,4 @@
-"""Saved parts: a flipped bit, or a part in another's place, is noticed and computed again."""
+"""A saved part with a flipped bit, or in the place of another part, is computed again."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from experiments.item_cache import ItemCache
 from interventions.storage import parts, untrusted_files
 
 
-def flipped(data: bytes, bit: int) -> bytes:
+def flip_bit(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
@@ -30,7 +30,7 @@ def test_parts_load_as_saved_and_every_flipped_bit_is_noticed(tmp_path, caplog):
     )
     whole = path.read_bytes()
     for bit in np.random.default_rng(0).integers(8 * len(whole), size=300):
-        path.write_bytes(flipped(whole, bit))
+        path.write_bytes(flip_bit(whole, bit))
         assert parts.load(path, "key") is None
     for length in range(0, len(whole), 31):
         path.write_bytes(whole[:length])
@@ -60,7 +60,7 @@ def test_cached_items_are_computed_again_when_damaged_or_exchanged(tmp_path, cap
     first, second = cache("first", item("first")), cache("second", item("second"))
     first_file, second_file = sorted((tmp_path / "items").glob("*.part"))
     shutil.copy(second_file, first_file)
-    second_file.write_bytes(flipped(second_file.read_bytes(), 900))
+    second_file.write_bytes(flip_bit(second_file.read_bytes(), 900))
     again = ItemCache(tmp_path / "items")
     assert (again("first", item("first"))["x"], again("second", item("second"))["x"]) == (
         first["x"],
@@ -71,8 +71,8 @@ def test_cached_items_are_computed_again_when_damaged_or_exchanged(tmp_path, cap
     ItemCache(tmp_path / "items")("first", lambda: pytest.fail("computed again"))
 
 
-def npz(path, name="a.npy", data=b"", **arrays):
-    """Writes an .npz whose member `name` holds `data`."""
+def write_npz(path, name="a.npy", data=b"", **arrays):
+    """Writes an .npz with `arrays` and a member `name` that holds the bytes `data`."""
     import zipfile
 
     np.savez(path, **arrays)
@@ -81,24 +81,25 @@ def npz(path, name="a.npy", data=b"", **arrays):
     return path
 
 
-def header(text: str) -> bytes:
+def npy_header(text: str) -> bytes:
+    # An .npy file begins with a magic number, its version, and the length of the header.
     return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
 
 
 @pytest.mark.parametrize("data", [
-    header("{'descr': '<f8', 'fortran_order': False, 'shape': (549755813888,), }"),  # 4 TiB
-    header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 2), }"),
-    header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }") + b"\x80\x04N.",
-    header("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,), }") + bytes(8),
-    header("__import__('os').abort()"),
-    header("{'descr': '<f8'}"),
-    header("(" * 5000),
+    npy_header("{'descr': '<f8', 'fortran_order': False, 'shape': (549755813888,), }"),  # 4 TiB
+    npy_header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 2), }"),
+    npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }") + b"\x80\x04N.",
+    npy_header("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,), }") + bytes(8),
+    npy_header("__import__('os').abort()"),
+    npy_header("{'descr': '<f8'}"),
+    npy_header("(" * 5000),
     b"",
     b"\x93NUMPY\x09\x09",
 ])  # fmt: skip
 def test_an_npz_that_declares_more_than_it_holds_is_refused(tmp_path, data):
     with pytest.raises(ValueError, match=r"a\.npz: expected an undamaged \.npz"):
-        untrusted_files.read_npz(npz(tmp_path / "a.npz", data=data, b=np.ones(3)))
+        untrusted_files.read_npz(write_npz(tmp_path / "a.npz", data=data, b=np.ones(3)))
 
 
 def test_damaged_npz_and_json_files_are_named(tmp_path):
@@ -130,7 +131,7 @@ def test_a_sealed_folder_notices_every_change(tmp_path):
     for name in ("a", "b/c", untrusted_files.CHECKSUMS_FILE):
         whole = (tmp_path / name).read_bytes()
         for bit in np.random.default_rng(0).integers(8 * len(whole), size=40):
-            (tmp_path / name).write_bytes(flipped(whole, bit))
+            (tmp_path / name).write_bytes(flip_bit(whole, bit))
             with pytest.raises(ValueError, match=r"damaged|differ from"):
                 untrusted_files.check_checksums(tmp_path)
         (tmp_path / name).write_bytes(whole)

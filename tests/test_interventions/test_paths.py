@@ -1,4 +1,4 @@
-"""Path patching equals patching the sender, and receivers recomputed by hand."""
+"""Path patching equals patching the sender, or receivers that are computed again by hand."""
 
 import jax
 import numpy as np
@@ -16,12 +16,12 @@ METRIC = logit_diff(3, 8, position=3)
 
 @pytest.fixture(scope="module")
 def runs(tiny_model):
-    """Runs of different audio and text, so that every component differs."""
+    """Returns two runs with different audio and text, so that every component differs."""
     mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
     return Run(mel=mel, tokens=tokens), Run(mel=uniform(5, *mel.shape), tokens=(tokens + 17) % 101)
 
 
-def scored(logits):
+def score(logits):
     return np.asarray(METRIC(np.asarray(logits)[:, 3][:, [3, 8]]))
 
 
@@ -33,29 +33,29 @@ def acts(model, run, *sites):
     return encoder_acts | run.decode(model, readout=jaxasr.select(*decoder_sites))[1]
 
 
-def patched(model, target, source, node):
-    """Scores the target with the sender itself patched, by public edits."""
+def score_with_sender_patched(model, target, source, node):
+    """Scores the target with the sender patched by an edit."""
     edits = {
         node.site: only(
             Patch(acts(model, source, node.site)[node.site]), layers=node.layer, heads=node.head
         )
     }
     if node.site.startswith("decoder"):
-        return scored(target.decode(model, edits)[0])
-    return scored(model.decode(target.tokens, model.encode(target.mel, edits)[0])[0])
+        return score(target.decode(model, edits)[0])
+    return score(model.decode(target.tokens, model.encode(target.mel, edits)[0])[0])
 
 
-DECODER = [
+DECODER_SENDERS = [
     Node("decoder.attn.z", 0, 1),
     Node("decoder.cross_attn.z", 1, 4),
     Node("decoder.mlp_out", 0),
 ]
-ENCODER = [Node("encoder.attn.z", 1, 2), Node("encoder.mlp_out", 2)]
+ENCODER_SENDERS = [Node("encoder.attn.z", 1, 2), Node("encoder.mlp_out", 2)]
 
 
 def test_all_receivers_together_equal_patching_the_sender(tiny_model, runs):
     target, source = runs
-    senders = [*DECODER, Node("decoder.embed"), *ENCODER]
+    senders = [*DECODER_SENDERS, Node("decoder.embed"), *ENCODER_SENDERS]
     effects = path_patch(
         tiny_model,
         target,
@@ -66,7 +66,7 @@ def test_all_receivers_together_equal_patching_the_sender(tiny_model, runs):
     )
     assert effects.dims == ("example", "sender", "receiver")
     for node in senders:
-        whole = patched(tiny_model, target, source, node)
+        whole = score_with_sender_patched(tiny_model, target, source, node)
         assert np.abs(whole - effects.baseline).max() > 1e-3
         np.testing.assert_allclose(
             effects.sel(sender=str(node)).squeeze("receiver"), whole, atol=5e-6
@@ -74,7 +74,7 @@ def test_all_receivers_together_equal_patching_the_sender(tiny_model, runs):
 
 
 def sender_delta(model, target, source, node):
-    """Computes Δz·W_O of one head, which the path carries, in NumPy."""
+    """Computes the difference of the sender's output between the runs, Δz·W_O, in NumPy."""
     stack, name = node.site.split(".", 1)
     z = [
         np.asarray(acts(model, run, node.site)[node.site])[node.layer, :, :, node.head]
@@ -90,7 +90,8 @@ def layer_of(part, layer):
     return jax.tree.map(lambda x: x[layer], part)
 
 
-READERS = [
+# Receivers, each with the site of the residual stream that it reads.
+RECEIVERS_AND_STREAMS = [
     (Node("decoder.attn.q", 1, 3), "decoder.resid_pre"),
     (Node("decoder.attn.k", 1, 0), "decoder.resid_pre"),
     (Node("decoder.attn.v", 1, 2), "decoder.resid_pre"),
@@ -99,8 +100,8 @@ READERS = [
 ]
 
 
-def by_hand(model, target, stream, node, delta):
-    """Patches in the receiver's value, recomputed from the altered stream by its own modules."""
+def patch_receiver_by_hand(model, target, stream, node, delta):
+    """Patches the receiver with its value on the altered stream, and scores the result."""
     x = acts(model, target, stream)[stream][node.layer] + delta
     block = layer_of(model.decoder.blocks, node.layer)
     part, name = node.site.removeprefix("decoder.").split(".")
@@ -112,7 +113,7 @@ def by_hand(model, target, stream, node, delta):
         value = attn.split_heads(
             getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed)
         )
-    return scored(
+    return score(
         target.decode(model, {node.site: only(Patch(value), layers=node.layer, heads=node.head)})[0]
     )
 
@@ -120,17 +121,17 @@ def by_hand(model, target, stream, node, delta):
 def test_single_paths_equal_receivers_patched_by_hand(tiny_model, runs):
     target, source = runs
     sender = Node("decoder.cross_attn.z", 0, 4)
-    receivers = [node for node, _ in READERS] + [Node("decoder.logits")]
+    receivers = [node for node, _ in RECEIVERS_AND_STREAMS] + [Node("decoder.logits")]
     effects = path_patch(
         tiny_model, target, source, senders=[sender], receivers=receivers, metric=METRIC
     ).squeeze("sender")
     delta = sender_delta(tiny_model, target, source, sender)
-    for node, stream in READERS:
-        hand = by_hand(tiny_model, target, stream, node, delta)
+    for node, stream in RECEIVERS_AND_STREAMS:
+        hand = patch_receiver_by_hand(tiny_model, target, stream, node, delta)
         assert np.abs(hand - effects.baseline).max() > 1e-5
         np.testing.assert_allclose(effects.sel(receiver=str(node)), hand, atol=5e-6)
     x = acts(tiny_model, target, "decoder.resid_post")["decoder.resid_post"][-1] + delta
-    straight = scored(tiny_model.decoder.unembed(tiny_model.decoder.ln(x)))
+    straight = score(tiny_model.decoder.unembed(tiny_model.decoder.ln(x)))
     np.testing.assert_allclose(effects.sel(receiver="decoder.logits"), straight, atol=5e-6)
 
 
@@ -150,7 +151,7 @@ def test_paths_from_an_encoder_head_equal_keys_and_values_patched_by_hand(tiny_m
     )
     for node, heads in ((keys, memory.k), (values, memory.v)):
         edit = only(Patch(np.swapaxes(heads, 2, 3)), layers=node.layer, heads=node.head)
-        hand = scored(target.decode(tiny_model, {node.site: edit})[0])
+        hand = score(target.decode(tiny_model, {node.site: edit})[0])
         assert np.abs(hand - effects.baseline).max() > 1e-5
         np.testing.assert_allclose(effects.sel(receiver=str(node)), hand, atol=5e-6)
 
@@ -174,7 +175,7 @@ def test_earlier_receivers_leave_the_baseline(tiny_model, runs):
     np.testing.assert_allclose(
         effects, np.broadcast_to(effects.baseline.values[:, None, None], effects.shape), atol=1e-6
     )
-    # Bitwise, because all receivers share one pass.
+    # The values are bitwise equal, because all receivers share one pass.
     np.testing.assert_array_equal(effects, np.broadcast_to(effects[..., :1], effects.shape))
 
 
@@ -184,7 +185,7 @@ def test_the_target_as_source_changes_nothing(tiny_model, runs):
         tiny_model,
         target,
         target,
-        senders=DECODER,
+        senders=DECODER_SENDERS,
         receivers=[all_receivers(tiny_model.config)],
         metric=METRIC,
     )
@@ -205,7 +206,7 @@ def test_positions_restrict_the_sender(tiny_model, runs):
         )
     }
     np.testing.assert_allclose(
-        effects.squeeze(), scored(target.decode(tiny_model, edits)[0]), atol=5e-6
+        effects.squeeze(), score(target.decode(tiny_model, edits)[0]), atol=5e-6
     )
 
 
@@ -216,7 +217,7 @@ def test_nodes_are_counted_and_wrong_components_raise(tiny_model, runs):
         == 10 + 4 + 1
     )
     assert str(Node("decoder.attn.q", 1, 3)) == "decoder.attn.q 1.3"
-    good = {"senders": DECODER, "receivers": [Node("decoder.logits")], "metric": METRIC}
+    good = {"senders": DECODER_SENDERS, "receivers": [Node("decoder.logits")], "metric": METRIC}
     for change, message in (
         ({"senders": [Node("decoder.attn.q", 0, 0)]}, "Unknown sender"),
         ({"receivers": [Node("decoder.mlp_out", 0)]}, "Unknown receiver"),

@@ -1,4 +1,4 @@
-"""Results record how they were made."""
+"""Results record the command, data, versions and commit that made them."""
 
 import importlib
 import re
@@ -7,7 +7,8 @@ import pytest
 
 from interventions.storage import provenance
 
-# An import statement gives the function, which the package exports under the module's name.
+# `import` would return the function `provenance`, because the package exports it under the name
+# of the module.
 module = importlib.import_module("interventions.storage.provenance")
 
 

@@ -1,4 +1,4 @@
-"""Resample ablation: another recording's activations, drawn once for all cells."""
+"""Resample ablation patches activations of another recording, drawn once for all cells."""
 
 import jax
 import numpy as np
@@ -17,25 +17,27 @@ def target(tiny_model):
     return iv.Run(mel=mel, tokens=jax.random.randint(jax.random.key(2), (5, 4), 0, c.n_vocab))
 
 
-def rows(run, of):
+def source_rows(run, of):
     return [int(np.flatnonzero([np.array_equal(x, y) for y in of.mel])[0]) for x in run.mel]
 
 
 def test_every_row_is_drawn_once_and_never_for_itself(target):
-    draws = [rows(resampled(target, seed), target) for seed in range(20)]
+    draws = [source_rows(resampled(target, seed), target) for seed in range(20)]
     assert all(sorted(draw) == list(range(5)) for draw in draws)
     assert all(draw[b] != b for draw in draws for b in range(5))
     assert len({tuple(draw) for draw in draws}) > 5
-    assert draws[3] == rows(resampled(target, "resample:3"), target)
+    assert draws[3] == source_rows(resampled(target, "resample:3"), target)
     assert (
-        rows(resampled(target), target) == rows(resampled(target, "resample"), target) == draws[0]
+        source_rows(resampled(target), target)
+        == source_rows(resampled(target, "resample"), target)
+        == draws[0]
     )
 
 
 def test_rows_of_a_data_set_come_with_their_tokens(target):
     few = target.replace(mel=target.mel[:2], tokens=target.tokens[:2])
     drawn = resampled(few, 1, among=target)
-    for b, row in enumerate(rows(drawn, target)):
+    for b, row in enumerate(source_rows(drawn, target)):
         np.testing.assert_array_equal(drawn.tokens[b], target.tokens[row])
     with pytest.raises(ValueError, match="among: expected 4 tokens"):
         resampled(few, among=target.replace(tokens=target.tokens[:, :3]))

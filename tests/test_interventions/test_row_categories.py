@@ -1,4 +1,4 @@
-"""Missing classes, groups and types raise wherever they are passed, and so do mixed kinds."""
+"""Missing classes, groups and types raise errors, and so do strings mixed with numbers."""
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,14 @@ X, Y = np.random.default_rng(1).normal(size=(2, N, 5)).astype(np.float32), np.ar
 SPEAKERS = [f"speaker {i // 4}" for i in range(N)]
 
 
-def without(values, gap, every=4):
+def with_gaps(values, gap, every=4):
     return [gap if i % every == 2 else value for i, value in enumerate(values)]
 
 
+# Values that count as missing.
 GAPS = [None, float("nan"), np.nan, pd.NA, pd.NaT]
-WAYS = {
+# Kinds of containers in which labels may be passed.
+CONTAINERS = {
     "list": list,
     "object": lambda x: np.array(x, dtype=object),
     "column": lambda x: pd.Series(x, dtype=object),
@@ -27,10 +29,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("gap", GAPS, ids=str)
-def test_missing_entries_are_counted(gap, way):
-    entries = WAYS[way](without(SPEAKERS, gap))
+def test_missing_entries_are_counted(gap, container):
+    entries = CONTAINERS[container](with_gaps(SPEAKERS, gap))
     for name in ("groups", "y"):
         with pytest.raises(
             ValueError, match=f"{name}: 6 of 24 rows have no value, the first is row 2. Leave out"
@@ -45,19 +47,23 @@ def test_missing_entries_of_any_type_raise():
         [None] * N,
         np.full(N, np.nan),
         pd.array([1, None] * 12, dtype="Int64"),
-        pd.Categorical(without(SPEAKERS, None)),
+        pd.Categorical(with_gaps(SPEAKERS, None)),
     ):
         with pytest.raises(ValueError, match=r"groups: \d+ of 24 rows have no value"):
             interventions.fit_probes(X, Y, groups)
     with pytest.raises(ValueError, match="y: 6 of 24 rows have no value"):
-        interventions.fit_probes(X, without(range(N), None), target="value")
+        interventions.fit_probes(X, with_gaps(range(N), None), target="value")
     with pytest.raises(ValueError, match="y: 6 of 24 rows have no value"):
-        interventions.fit_probes(X, [Y.tolist(), without(Y.tolist(), None)], seeds=(0, 1))
+        interventions.fit_probes(X, [Y.tolist(), with_gaps(Y.tolist(), None)], seeds=(0, 1))
 
 
 @pytest.mark.parametrize(
     "mixed",
-    [without(range(N), "2"), without(SPEAKERS, 7), np.array(without(SPEAKERS, 7.5), dtype=object)],
+    [
+        with_gaps(range(N), "2"),
+        with_gaps(SPEAKERS, 7),
+        np.array(with_gaps(SPEAKERS, 7.5), dtype=object),
+    ],
 )
 def test_words_among_numbers_raise(mixed):
     for name in ("groups", "y"):
@@ -77,7 +83,7 @@ def test_complete_entries_keep_their_values():
 
 
 def test_every_function_with_groups_checks_them(monkeypatch):
-    gaps = without(SPEAKERS, None)
+    gaps = with_gaps(SPEAKERS, None)
     bank = interventions.fit_probes(X, Y, SPEAKERS, folds=2)
     for call in (lambda: bank.summary(gaps), lambda: auroc_interval(X[0, :, 0], Y > 0, gaps)):
         with pytest.raises(ValueError, match="groups: 6 of 24 rows have no value"):

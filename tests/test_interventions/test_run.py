@@ -1,4 +1,4 @@
-"""A run holds a recording, encoded or not, and its tokens."""
+"""A run holds a recording (mel or memory) and its tokens."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The effect of changed keys through the softmax equals attention computed again."""
+"""The effect of changed keys equals that of attention computed again with these keys."""
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ KEY_EFFECT = jax.jit(softmax_aware.key_effect, static_argnums=6)
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_key_effect_equals_replacing_each_group_of_keys(group, masked, scale):
     n_keys = 7
+    # A large scale of the keys saturates the softmax.
     q, k, new, v, g = (
         uniform(i, 2, 7, 3, 5) * np.float32(scale if i in (1, 2) else 2) for i in range(5)
     )

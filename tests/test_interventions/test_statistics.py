@@ -1,4 +1,4 @@
-"""Intervals and p-values agree with SciPy, find planted effects and hold their level."""
+"""Intervals and p-values agree with SciPy, detect planted effects and keep their level."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from interventions.stats import intervals
 
 
 def grid(n=40, effect=1.0, seed=0, layers=4, heads=6):
-    """Noise of a different size in every head, and an effect planted in layer 2, head 3."""
+    """Makes noise of a different size in every head, and an effect in layer 2, head 3."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((layers, n, heads)) * np.linspace(0.1, 3, heads)
     x[2, :, 3] += effect * np.linspace(0.1, 3, heads)[3]
@@ -35,7 +35,7 @@ def test_a_planted_effect_is_found_and_keeps_its_labels():
     assert (corrected >= intervals.sign_flip(x)).all()
 
 
-def test_under_the_null_p_values_are_uniform_and_the_best_of_many_rarely_surprises():
+def test_under_the_null_p_values_are_uniform_and_the_best_of_many_is_rarely_significant():
     ps, best = [], []
     for seed in range(60):
         x = grid(n=20, effect=0, seed=seed + 1)
@@ -43,7 +43,7 @@ def test_under_the_null_p_values_are_uniform_and_the_best_of_many_rarely_surpris
         best.append(float(intervals.max_sign_flip(x, n=400, seed=seed).min()))
     assert scipy.stats.kstest(np.ravel(ps)[::5], "uniform").pvalue > 0.01
     assert np.mean(np.array(best) <= 0.05) < 0.15
-    # Without correction, the best of 24 cells often surprises.
+    # Without the correction, the best of 24 cells is often significant.
     assert np.mean(np.min(ps, axis=(1, 2)) <= 0.05) > 0.4
 
 

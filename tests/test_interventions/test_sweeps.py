@@ -1,4 +1,4 @@
-"""Every cell of a sweep equals a single patch, whatever the sweep leaves out."""
+"""Every cell of a sweep equals a single patch, although the sweep skips most computations."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from interventions.patching import sources, unedited, workload
 from interventions.patching.grid import swept_sizes
 from jaxasr import sites
 
-# Every kind of place: edits that change only their own position and others; with and without heads,
-# keys and frames; both stacks; within and outside of layers.
+# Sites of every kind: edits that change one position or several, with and without heads, keys and
+# frames, in both stacks, within and outside of layers.
 SITES = [
     "decoder.cross_attn.z",
     "decoder.attn.k",
@@ -39,8 +39,8 @@ def dims_of(model, site):
     return tuple(dim for dim in sizes if dim != "alpha")
 
 
-def one_by_one(model, target, source, site, cell, n_frames):
-    """The metric of one cell by a plain pass of the whole model."""
+def patch_one_cell(model, target, source, site, cell, n_frames):
+    """Computes the metric of one cell by a plain pass of the whole model."""
     edit = iv.only(
         iv.Patch(sources.activation(model, source.encode(model), site)),
         layers=cell.get("layer"),
@@ -76,9 +76,9 @@ def test_every_cell_equals_a_single_patch(tiny_model, runs, site):
     rng, scale = np.random.default_rng(0), max(1.0, float(np.abs(swept).max()))
     for _ in range(6):
         cell = {dim: int(rng.integers(swept.sizes[dim])) for dim in over}
-        expected = one_by_one(tiny_model, target, source, site, cell, n_frames)
+        expected = patch_one_cell(tiny_model, target, source, site, cell, n_frames)
         np.testing.assert_allclose(swept.isel(cell).values, expected, atol=1e-5 * scale, rtol=0)
-    assert float(np.abs(swept - swept.baseline).max()) > 1e-3  # the patches do something
+    assert float(np.abs(swept - swept.baseline).max()) > 1e-3  # the patches have an effect
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,20 @@ def test_reuse_changes_no_result(tiny_model, runs, site, over):
 
 
 @pytest.fixture(scope="module")
-def deep():
-    """A decoder with layers between the edited one and the last, and two runs of it."""
-    c = jaxasr.Config(5, 11, 21, 3, 1, 101, 23, 21, 7, 4)
+def deep_model_and_runs():
+    """Returns a model with decoder layers between the edited one and the last, and two runs."""
+    c = jaxasr.Config(
+        n_mels=5,
+        n_audio_ctx=11,
+        n_audio_state=21,
+        n_audio_head=3,
+        n_audio_layer=1,
+        n_vocab=101,
+        n_text_ctx=23,
+        n_text_state=21,
+        n_text_head=7,
+        n_text_layer=4,
+    )
     mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
     tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
     return jaxasr.Whisper(c, rngs=nnx.Rngs(0)), [iv.Run(mel=mel, tokens=tokens) for mel in mels]
@@ -121,10 +132,10 @@ def deep():
         ("decoder.resid_pre", 14_000, True),
     ],
 )
-def test_any_packing_equals_the_whole_pass(deep, site, budget, loops, monkeypatch):
-    """Position-local sites and others, one batch and several, unstacked layers and stacked ones."""
+def test_any_packing_equals_the_whole_pass(deep_model_and_runs, site, budget, loops, monkeypatch):
+    """Covers edits of one and of several positions, one and several batches, and both layouts."""
     monkeypatch.setattr(unedited, "unrolls_layers", lambda config: loops)
-    model, runs = deep
+    model, runs = deep_model_and_runs
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
     plan = iv.plan_sweep(model, *runs, **options, budget=budget)
     assert (len(workload.decoder_batches(plan.work, 0)) > 1) == (budget is not None)
@@ -144,7 +155,7 @@ def test_without_layers_the_edit_acts_in_all_of_them(tiny_model, runs, site, ove
     swept = iv.sweep(tiny_model, *runs, **options)
     cell = dict.fromkeys(over, 1)
     np.testing.assert_allclose(
-        swept.isel(cell), one_by_one(tiny_model, *runs, site, cell, 11), atol=1e-5
+        swept.isel(cell), patch_one_cell(tiny_model, *runs, site, cell, 11), atol=1e-5
     )
 
 

@@ -1,4 +1,4 @@
-"""Repetition and errors of texts, against counts by hand and jiwer."""
+"""Measures of repetition equal counts by hand, and error rates equal those of jiwer."""
 
 import jiwer
 import numpy as np
@@ -28,8 +28,8 @@ def test_longest_repeat(ids, expected):
     assert longest_repeat(np.array(ids, np.int32)) == expected
 
 
-def _times(ids: list, i: int, n: int) -> int:
-    """How often the n-gram at `i` stands there back to back."""
+def count_repetitions(ids: list, i: int, n: int) -> int:
+    """Returns how often the n-gram at `i` occurs in direct succession, starting at `i`."""
     k = 1
     while ids[i + k * n : i + (k + 1) * n] == ids[i : i + n]:
         k += 1
@@ -55,7 +55,9 @@ def test_repeats_are_the_longest_of_each_n(ids):
 def test_is_loop_equals_the_criterion_counted_by_hand(ids, n, k):
     ids = ids + ids[:n] * k
     runs = [
-        (m, _times(ids, i, m)) for m in range(1, len(ids) // 2 + 1) for i in range(len(ids) - m)
+        (m, count_repetitions(ids, i, m))
+        for m in range(1, len(ids) // 2 + 1)
+        for i in range(len(ids) - m)
     ]
     assert transcripts.is_loop(ids) == any(
         (c >= 4 and m * c >= 20) or (c >= 3 and m >= 6) for m, c in runs

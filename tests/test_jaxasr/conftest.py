@@ -1,4 +1,4 @@
-"""A tiny random model and its inputs, for the tests of the model itself."""
+"""Makes a tiny random model and its inputs."""
 
 import numpy as np
 import pytest

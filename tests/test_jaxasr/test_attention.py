@@ -1,4 +1,4 @@
-"""The two attention paths agree: with scores and patterns, and fused."""
+"""Explicit attention, which computes scores and patterns, and fused attention agree."""
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ def test_fused_attention_equals_explicit_attention(model, mel, tokens, memory):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("n_query", [5, 311])
 def test_fused_attention_of_many_queries_equals_explicit_attention(dtype, n_query):
-    """A CPU has another kernel for many queries; large scores must not overflow in it."""
-    # In bfloat16, scores in the hundreds would differ by rounding alone.
+    """On a CPU, another kernel computes many queries. Large scores must not overflow in it."""
+    # In bfloat16, rounding alone would change scores in the hundreds by more than the tolerance.
     scale = 30 if dtype == "float32" else 1
     rng = np.random.default_rng(0)
     q, k, v = (

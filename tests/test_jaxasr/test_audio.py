@@ -68,9 +68,11 @@ def test_log_mel_is_the_same_under_jit_and_vmap_and_in_float64():
 @pytest.mark.parametrize("seconds", [0.5, 30, 71.3])
 def test_features_of_a_long_recording_equal_the_reference_extractor(seconds):
     samples = speechlike(int(seconds * SAMPLE_RATE), 5)
-    samples[: SAMPLE_RATE // 4] *= 0.01  # the first window is not the loudest
+    # The first window is quiet, because features are scaled by the maximum of the whole recording.
+    samples[: SAMPLE_RATE // 4] *= 0.01
     extractor = WhisperFeatureExtractor()
-    padded = np.pad(samples, (0, 1600))  # the end is padded with silence, not with a reflection
+    # The extractor would otherwise pad the end with a reflection instead of silence.
+    padded = np.pad(samples, (0, 1600))
     reference = extractor(
         padded, sampling_rate=SAMPLE_RATE, truncation=False, padding=False, return_tensors="np"
     )["input_features"][0]
@@ -139,7 +141,7 @@ def test_frame_times_take_arrays_and_lengths_must_not_be_negative():
 
 
 def test_a_click_is_loudest_in_its_frame():
-    """The hop is 160 samples, and two mel frames are one encoder frame."""
+    """The hop is 160 samples, and an encoder frame covers two mel frames."""
     samples = np.zeros(N_SAMPLES, np.float32)
     click = 320 * 700 + 160
     samples[click] = 1.0

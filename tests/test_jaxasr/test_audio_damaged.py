@@ -1,4 +1,4 @@
-"""Recordings that are unfinished, truncated or damaged, and files that are not recordings."""
+"""Unfinished and truncated recordings are read as far as possible; other files are refused."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from attacks.containers import compared, passes, with_pyav_alone
+from attacks.containers import agrees_with_pyav, compare_with_pyav, with_pyav_alone
 from attacks.sample_files import RATE, speechlike, with_mp3, with_pyav, with_soundfile
 
 from jaxasr.audio import header_seconds, load_audio
@@ -26,13 +26,14 @@ def speech() -> np.ndarray:
 
 
 @pytest.fixture
-def bare(monkeypatch):
-    """Hides PyAV and the program ffmpeg."""
+def libsndfile_alone(monkeypatch):
+    """Hides PyAV and the program ffmpeg, so that libsndfile is the only decoder."""
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setenv("PATH", "")
 
 
-def _lengths(wav: bytes, of_data: int, of_file: int) -> bytes:
+def set_header_lengths(wav: bytes, of_data: int, of_file: int) -> bytes:
+    # The length of the samples follows "data". The length of the file is in bytes 4 to 7.
     place = wav.index(b"data") + 4
     return (
         wav[:4]
@@ -51,7 +52,7 @@ def test_an_unfinished_header_does_not_hide_the_samples(tmp_path, speech, of_dat
     wav = with_soundfile(speech, RATE, "WAV", "PCM_16")
     whole = load_audio(write(tmp_path / "whole.wav", wav))
     np.testing.assert_array_equal(
-        load_audio(write(tmp_path / "cut.wav", _lengths(wav, of_data, of_file))), whole
+        load_audio(write(tmp_path / "cut.wav", set_header_lengths(wav, of_data, of_file))), whole
     )
 
 
@@ -69,10 +70,10 @@ def test_streams_of_unknown_length_are_read_to_the_end(tmp_path, speech, format,
 def test_an_mp3_without_its_length_is_read_to_the_end(tmp_path, speech):
     path = write(tmp_path / "a.mp3", with_mp3(speech, RATE, streamed=True))
     assert len(load_audio(path)) >= 2 * SAMPLE_RATE
-    assert passes(*compared(path))
+    assert agrees_with_pyav(*compare_with_pyav(path))
 
 
-def test_a_streamed_flac_needs_nothing_but_libsndfile(tmp_path, speech, bare):
+def test_a_streamed_flac_needs_nothing_but_libsndfile(tmp_path, speech, libsndfile_alone):
     path = write(tmp_path / "a.flac", with_pyav(speech, RATE, "flac", "flac", streamed=True))
     assert len(load_audio(path)) == 2 * SAMPLE_RATE
 
@@ -96,7 +97,7 @@ def test_truncated_files_give_what_pyav_decodes(tmp_path, speech, kind):
     for part in (0.5, 0.83):
         path = write(tmp_path / f"{part}.{kind}", whole[: int(part * len(whole))])
         assert 0 < len(with_pyav_alone(path)) < 2 * SAMPLE_RATE
-        assert passes(*compared(path))
+        assert agrees_with_pyav(*compare_with_pyav(path))
 
 
 @pytest.mark.parametrize(
@@ -106,10 +107,12 @@ def test_concatenated_files_are_read_to_the_end(tmp_path, speech, format, codec)
     content = with_pyav(speech, RATE, format, codec) if codec else with_mp3(speech, RATE)
     path = write(tmp_path / f"two.{format}", content + content)
     assert len(load_audio(path)) >= 3.9 * SAMPLE_RATE
-    assert passes(*compared(path))
+    assert agrees_with_pyav(*compare_with_pyav(path))
 
 
-def test_the_first_of_two_concatenated_files_is_not_taken_for_both(tmp_path, speech, bare):
+def test_the_first_of_two_concatenated_files_is_not_taken_for_both(
+    tmp_path, speech, libsndfile_alone
+):
     content = with_soundfile(speech, RATE, "OGG", "OPUS")
     with pytest.raises(
         ValueError,
@@ -126,11 +129,11 @@ def test_the_rate_may_change_within_a_file(tmp_path):
         len(load_audio(write(tmp_path / "one.mp3", content))) for content in (first, second)
     )
     audio = load_audio(write(tmp_path / "two.mp3", first + second))
-    # The frame at the seam may have either rate.
+    # The frame between the two parts may have the rate of either.
     assert abs(len(audio) - separate) <= SAMPLE_RATE * 1152 / 44_100 + 1
 
 
-def test_a_truncated_mp3_is_read_without_pyav(tmp_path, speech, bare):
+def test_a_truncated_mp3_is_read_without_pyav(tmp_path, speech, libsndfile_alone):
     whole = with_mp3(speech, RATE)
     path = write(tmp_path / "cut.mp3", whole[: len(whole) // 2])
     audio = load_audio(path)
@@ -210,14 +213,14 @@ def test_errors_list_the_decoders_that_were_tried(tmp_path):
         load_audio(tmp_path / "nan.wav")
 
 
-def test_the_remedy_names_the_missing_extra(tmp_path, speech, bare):
+def test_the_remedy_names_the_missing_extra(tmp_path, speech, libsndfile_alone):
     with pytest.raises(
         ValueError,
         match=r"ffmpeg: not found\)\. To read every format of FFmpeg: "
         r'pip install "jaxasr\[media\]"',
     ):
         load_audio(write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac")))
-    unfinished = _lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
+    unfinished = set_header_lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
     with pytest.raises(
         ValueError, match=rf"libsndfile: no samples before the last {2 * RATE * 4} bytes"
     ):
@@ -261,7 +264,7 @@ def test_truncated_files_never_crash(tmp_path, suffix):
 
 def test_tags_of_any_encoding_are_accepted(tmp_path, speech):
     tags = b"LIST" + struct.pack("<I", 16) + b"INFOIART" + struct.pack("<I", 4) + b"\xe9\xff\xfe\0"
-    wav = _lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
+    wav = set_header_lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
     start = wav.index(b"data")
     path = write(tmp_path / "a.wav", wav[:start] + tags + wav[start:])
     assert len(load_audio(path)) == 2 * SAMPLE_RATE

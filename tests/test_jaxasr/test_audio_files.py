@@ -1,4 +1,4 @@
-"""Loads recordings of every container as samples."""
+"""Recordings in every container load as mono samples at 16 kHz."""
 
 import shutil
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from attacks.containers import compared, passes
+from attacks.containers import agrees_with_pyav, compare_with_pyav
 from attacks.sample_files import RATE, amr, speechlike, with_mp3, with_pyav
 
 from jaxasr.audio import decoders, header_seconds, load_audio
@@ -64,7 +64,7 @@ def test_decoding_by_blocks_equals_decoding_at_once(tmp_path, monkeypatch):
 
 
 def test_three_hours_need_about_twice_the_memory_of_the_result(tmp_path):
-    """The recording has 8-bit samples at 8 kHz, so that its file is small."""
+    """The recording has 8-bit samples at 8 kHz, so its file is small."""
     import tracemalloc
 
     n = 3 * 3600 * 8_000
@@ -107,15 +107,15 @@ def test_samples_of_all_containers_equal_those_of_pyav(tmp_path, format, codec, 
         tmp_path / f"a.{format}", with_pyav(speechlike(2, rate, channels), rate, format, codec)
     )
     assert len(load_audio(path)) >= 1.9 * SAMPLE_RATE
-    difference, correlation = compared(path)
-    assert passes(difference, correlation)
+    difference, correlation = compare_with_pyav(path)
+    assert agrees_with_pyav(difference, correlation)
 
 
 @pytest.mark.parametrize("kind", ["amr", "mp3"])
 def test_formats_that_pyav_may_not_write(tmp_path, speech, kind):
     path = write(tmp_path / f"a.{kind}", amr(100) if kind == "amr" else with_mp3(speech, RATE))
     assert len(load_audio(path)) >= 1.9 * SAMPLE_RATE
-    assert passes(*compared(path))
+    assert agrees_with_pyav(*compare_with_pyav(path))
 
 
 def test_a_video_gives_its_audio_stream(tmp_path, speech):
@@ -134,12 +134,12 @@ def test_a_video_gives_its_audio_stream(tmp_path, speech):
         for part in (*resampler.resample(frame), *resampler.resample(None), None):
             container.mux(sound.encode(part))
         container.mux(picture.encode(None))
-    assert passes(*compared(path))
+    assert agrees_with_pyav(*compare_with_pyav(path))
     assert header_seconds(path) == pytest.approx(2, abs=0.1)
 
 
 def test_the_program_ffmpeg_is_used_without_pyav(tmp_path, speech, monkeypatch):
-    """A fake program prints the output of `ffmpeg … -f au -`."""
+    """A fake program ffmpeg prints what `ffmpeg … -f au -` would print."""
     path = write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac"))
     soundfile.write(tmp_path / "answer.au", speech, RATE, subtype="FLOAT", endian="BIG")
     answers = "import sys\nsys.stdout.buffer.write(open('answer.au', 'rb').read())\n"
@@ -164,6 +164,6 @@ def test_the_program_ffmpeg_gives_the_samples_of_pyav(tmp_path, speech, monkeypa
     by_pyav = load_audio(path)
     monkeypatch.setitem(sys.modules, "av", None)
     by_program = load_audio(path)
-    # Some versions of FFmpeg drop the padding at the end, which is less than a frame.
+    # Some versions of FFmpeg drop the padding at the end, which is shorter than a frame.
     assert abs(len(by_program) - len(by_pyav)) <= 320
     np.testing.assert_allclose(by_program[:30_000], by_pyav[:30_000], atol=1e-5)

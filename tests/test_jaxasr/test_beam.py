@@ -1,4 +1,4 @@
-"""Beam search against a plain implementation of openai/whisper's, and against CTranslate2's."""
+"""Beam search equals a plain implementation of openai/whisper's, and that of CTranslate2."""
 
 import functools
 
@@ -79,7 +79,7 @@ def test_one_beam_generates_the_greedy_text(tiny_model, seed, rules):
 
 
 def test_more_beams_find_likelier_texts(tiny_model):
-    """On average over many cases; a length penalty of 0 searches for the largest sum."""
+    """Averages over cases. With a length penalty of 0, the search maximises the summed logprob."""
     gains = []
     for seed in range(12):
         memory, prompt = encode_random(tiny_model, seed)
@@ -125,15 +125,15 @@ def test_a_padded_prompt_gives_the_text_of_the_prompt(tiny_model):
     np.testing.assert_allclose(unpadded.logprobs, shifted.logprobs, rtol=0, atol=2e-5)
 
 
-NOWHERE = 99  # not a layer: an edit there has no effect, but shares the program of one that has
+NO_LAYER = 99  # no layer has this number, so an edit there has no effect but uses the same program
 EDITS = {
     "a generated position": {
         "decoder.mlp.post": Shift(1.0, 1, N_PROMPT + 2),
-        "decoder.attn.v": Shift(2.0, NOWHERE, 1),
-        "decoder.attn.z": SilenceHead(NOWHERE, 1),
+        "decoder.attn.v": Shift(2.0, NO_LAYER, 1),
+        "decoder.attn.z": SilenceHead(NO_LAYER, 1),
     },
     "a position of the prompt, and a head": {
-        "decoder.mlp.post": Shift(1.0, NOWHERE, N_PROMPT + 2),
+        "decoder.mlp.post": Shift(1.0, NO_LAYER, N_PROMPT + 2),
         "decoder.attn.v": Shift(2.0, 0, 1),
         "decoder.attn.z": SilenceHead(1, 1),
     },
@@ -235,13 +235,14 @@ def test_beams_share_one_copy_of_the_memory(tiny_model):
         lambda memory, prompt: search(tiny_model, memory, prompt, beam_size=13)
     )(memory, prompt)
     shapes = set(shapes_in(traced.jaxpr))
-    # 13 beams, 11 frames: attention scores have both, keys and values (head width 3) do not.
+    # There are 13 beams and 11 frames. Attention scores have both axes. Keys and values (width 3)
+    # must not have a beam axis.
     assert any(13 in shape and 11 in shape for shape in shapes)
     assert not any({13, 11} <= set(shape) and shape[-1] == 3 for shape in shapes)
 
 
 def test_an_impossible_text_is_not_a_candidate(tiny_model):
-    """With two possible ids, one of them the end, most of five beams have no probability."""
+    """Only id 7 and the end-of-text are possible, so most of five beams have probability zero."""
     memory, prompt = encode_random(tiny_model, 4)
 
     def allow_two(logits, tokens, length, prompt_len):
@@ -270,7 +271,7 @@ CLIPS = ("classic/jfk", "libri_test_other", "vctk", "ravdess", "ljspeech")
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_tiny_en_generates_the_text_of_ctranslate2(asr, data_dir, clip):
-    """An independent beam search with the same division by length and the same stopping rule."""
+    """CTranslate2 has an independent beam search with the same length penalty and stopping rule."""
     path = sorted(
         data_dir.glob(f"{clip}*.flac") if "/" in clip else (data_dir / clip).glob("*.flac")
     )[0]

@@ -17,14 +17,14 @@ def inputs(tiny_model):
     return mel, tokens, tiny_model.encode(mel)[0]
 
 
-def index(i: int) -> jax.Array:
+def traced_index(i: int) -> jax.Array:
     return jnp.int32(i)
 
 
 def edits_of(value: float, layer: int, head: int, position: int) -> dict:
     return {
-        "decoder.cross_attn.z": SilenceHead(index(layer), index(head)),
-        "decoder.mlp.post": Shift(jnp.float32(value), index(layer), index(position)),
+        "decoder.cross_attn.z": SilenceHead(traced_index(layer), traced_index(head)),
+        "decoder.mlp.post": Shift(jnp.float32(value), traced_index(layer), traced_index(position)),
     }
 
 
@@ -46,9 +46,13 @@ def test_decode_does_not_retrace_for_new_values(tiny_model, inputs):
 
 def test_encode_does_not_retrace_for_new_values(tiny_model, inputs):
     mel, *_ = inputs
-    first = tiny_model.encode(mel, {"encoder.attn.z": SilenceHead(index(0), index(0))})[0]
+    first = tiny_model.encode(
+        mel, {"encoder.attn.z": SilenceHead(traced_index(0), traced_index(0))}
+    )[0]
     n = compiled.n_compiled(model._encode)
-    second = tiny_model.encode(mel, {"encoder.attn.z": SilenceHead(index(3), index(2))})[0]
+    second = tiny_model.encode(
+        mel, {"encoder.attn.z": SilenceHead(traced_index(3), traced_index(2))}
+    )[0]
     assert compiled.n_compiled(model._encode) == n
     assert not np.allclose(first.xa, second.xa)
 
@@ -80,7 +84,7 @@ def test_another_structure_compiles_another_program(tiny_model, inputs):
     _, tokens, memory = inputs
     tiny_model.decode(tokens, memory)
     n = compiled.n_compiled(model._decode)
-    tiny_model.decode(tokens, memory, {"decoder.mlp.post": Shift(jnp.float32(1), index(0))})
+    tiny_model.decode(tokens, memory, {"decoder.mlp.post": Shift(jnp.float32(1), traced_index(0))})
     assert compiled.n_compiled(model._decode) == n + 1
 
 

@@ -1,4 +1,4 @@
-"""One-line reprs, tables for notebooks, the version, and `python -m jaxasr`."""
+"""Objects have one-line reprs and tables for notebooks, and `python -m jaxasr` runs."""
 
 import re
 import runpy

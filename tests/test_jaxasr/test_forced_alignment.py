@@ -1,4 +1,4 @@
-"""Word times of a given text, and alignment heads that are chosen without reference times."""
+"""Given texts get word times, and alignment heads are chosen without reference times."""
 
 import dataclasses
 import functools
@@ -143,20 +143,20 @@ def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
     ("given", "transcribed", "spans", "cuts"),
     [
         ("a b c d e", "a b c d e", [2, 3], [0, 2, 5]),
-        ("a b x d e", "a b c d e", [2, 3], [0, 2, 5]),  # another word at the same place
-        ("a b d e", "a b c d e", [3, 2], [0, 2, 4]),  # a transcribed word that is not in the text
+        ("a b x d e", "a b c d e", [2, 3], [0, 2, 5]),  # x was transcribed as c
+        ("a b d e", "a b c d e", [3, 2], [0, 2, 4]),  # c was transcribed but is not in the text
         (
             "a b c d e f",
             "a b e f",
             [2, 0, 2],
             [0, 2, 4, 6],
-        ),  # words that the model left out, in a gap
+        ),  # c and d were not transcribed, and go to the gap
         (
             "a b c d e f",
             "a f",
             [1, 0, 0, 1],
             [0, 1, 3, 5, 6],
-        ),  # gaps of equal length get equal shares
+        ),  # two gaps of equal length get equal numbers of words
         ("a b c d", "", [0, 0], [0, 2, 4]),
         ("a b", "x y z a b", [3, 2], [0, 0, 2]),
     ],
@@ -234,7 +234,7 @@ def test_choosing_heads_without_speech_raises(audios, n, message):
 
 @pytest.mark.skipif(not real_speech.rows("timit_align"), reason="needs TIMIT's word bounds")
 def test_chosen_heads_come_within_20_ms_of_the_published_ones():
-    """Uses few recordings; `python -m experiments.bench alignment` uses all."""
+    """Uses few recordings. `python -m experiments.bench alignment` uses all of them."""
     asr, clips = load("tiny.en"), alignment.read_recordings(3)
 
     def median(heads):

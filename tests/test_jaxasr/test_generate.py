@@ -1,4 +1,4 @@
-"""Cached generation agrees with a teacher-forced pass at every position, under any edit."""
+"""Under any edit, cached generation agrees with a teacher-forced pass at every position."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ from experiments.data import real_speech
 
 pytestmark = pytest.mark.optimised
 
-WAVE = np.sin(np.arange(15, dtype=np.float32))  # a constant would be lost in the next norm
+WAVE = np.sin(
+    np.arange(15, dtype=np.float32)
+)  # not a constant, because the next norm would remove it
 EDITS = {
     "none": {},
     "stream": {
@@ -45,8 +47,8 @@ EDITS = {
 }
 
 
-# Cases that can share a program: it depends on the edited sites whether attention is fused and
-# which layout the memory has, and these all have the same.
+# Cases that share a program. The edited sites decide whether attention is fused, and which layout
+# the memory has. These are the same for all of these cases.
 SHARED_PROGRAM = (
     "stream",
     "heads",
@@ -56,17 +58,17 @@ SHARED_PROGRAM = (
 )
 
 
-def nowhere(edits: dict) -> dict:
-    """Returns the edits at a layer that does not exist: the same program, without effect."""
+def without_effect(edits: dict) -> dict:
+    """Moves edits to a layer that does not exist: they use the same program, without effect."""
     return {site: edit.replace(layer=99) for site, edit in edits.items()}
 
 
-def edits_of(name: str) -> dict:
-    """Returns the edits of a case with those of cases that share its program, without effect."""
+def edits_sharing_a_program(name: str) -> dict:
+    """Returns the edits of a case, plus ineffective edits of cases that share its program."""
     return {
         site: edit
         for other in SHARED_PROGRAM
-        for site, edit in nowhere(EDITS[other]).items()
+        for site, edit in without_effect(EDITS[other]).items()
         if name in SHARED_PROGRAM
     } | EDITS[name]
 
@@ -91,19 +93,20 @@ def assert_teacher_forced(model, inputs, out, edits=None, positions=None):
 @pytest.mark.parametrize("unroll", [True, False])
 @pytest.mark.parametrize("name", EDITS)
 def test_cached_generation_agrees_with_a_teacher_forced_pass(tiny_model, inputs, name, unroll):
-    edits = edits_of(name)
+    edits = edits_sharing_a_program(name)
     out = generate(tiny_model, inputs, edits, unroll=unroll)
     assert_teacher_forced(tiny_model, inputs, out, edits)
     plain = generate(tiny_model, inputs, unroll=unroll)
     changed = np.abs(np.asarray(out.logprobs) - np.asarray(plain.logprobs)).max(0)
     assert (changed.max() > 1e-2) == bool(edits)
-    assert len(np.unique(out.tokens)) > 3  # else a cache that only repeats a token would pass
+    # If all tokens were equal, a cache that repeats one token would pass this test.
+    assert len(np.unique(out.tokens)) > 3
 
 
 def test_an_edit_at_one_position_leaves_earlier_tokens_unchanged(tiny_model, inputs):
     plain, edited = (
         generate(tiny_model, inputs),
-        generate(tiny_model, inputs, edits_of("one position after it")),
+        generate(tiny_model, inputs, edits_sharing_a_program("one position after it")),
     )
     before = 7 - N_PROMPT + 1  # the logits of position 7 choose the token at position 8
     np.testing.assert_array_equal(edited.tokens[:, :before], plain.tokens[:, :before])
@@ -155,7 +158,7 @@ def test_left_padded_rows_equal_rows_generated_alone(tiny_model, inputs):
     pads = [0, 1, 3]
     positions = np.arange(N_PROMPT, dtype=np.int32) - np.array(pads, np.int32)[:, None]
     edits_of_both = EDITS["one position after it"] | EDITS["keys and values"]
-    for edits in (nowhere(edits_of_both), edits_of_both):
+    for edits in (without_effect(edits_of_both), edits_of_both):
         ragged = generate(tiny_model, inputs, edits, positions=positions, unroll=False)
         for row, pad in enumerate(pads):
             rows = slice(row, row + 1)
@@ -187,12 +190,12 @@ def test_a_batch_of_edits_equals_a_loop_over_edits(tiny_model, inputs):
 
 
 def test_cached_generation_agrees_with_teacher_forcing_on_a_recording(asr):
-    """tiny.en on the demo, with edits without effect and with effect."""
+    """tiny.en generates from the demo recording, with ineffective and with effective edits."""
     mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)
     inputs = asr.model.encode(mel[None])[0], np.array([asr.tokenizer.prompt()], np.int32)
     eot, texts = asr.tokenizer.special.eot, []
     edited = {"decoder.cross_attn.z": SilenceHead(2, 3), "decoder.mlp.post": Shift(0.5, 1, 6)}
-    for edits in (nowhere(edited), edited):
+    for edits in (without_effect(edited), edited):
         out = generate(asr.model, inputs, edits, max_new_tokens=40, eot=eot)
         logprobs, real = teacher_forced(asr.model, inputs, out, edits), is_generated(out)
         np.testing.assert_array_equal(logprobs.argmax(-1)[real], np.asarray(out.tokens)[real])

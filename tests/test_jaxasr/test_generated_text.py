@@ -1,4 +1,4 @@
-"""`Recogniser.generate` returns ids, text and log-probability of each row."""
+"""`Recogniser.generate` returns the ids, text and mean log-probability of each row."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every site of tiny random models against torch in float64 (`tests/golden/make_golden.py`)."""
+"""Every site of tiny random models equals torch in float64 (`tests/golden/make_golden.py`)."""
 
 import jax
 import numpy as np
@@ -8,11 +8,13 @@ from golden.tiny import BATCH, N_TOKENS, TINY, golden_file, left_padded, tiny_in
 import jaxasr
 from jaxasr.sites import SITES, sites_of, spec
 
-# In units of max(1, max|reference|). The contract is 5e-5, but tiny models round far less.
+# Tolerances in units of max(1, max|reference|). 5e-5 is promised, but tiny models round far less.
 FLOAT32, ROUNDED_TO_FLOAT32 = 2e-6, 6e-8
 
 
-def both_stacks(model: jaxasr.Whisper, unroll: int | bool = 1) -> dict[str, np.ndarray]:
+def activations_of_both_stacks(
+    model: jaxasr.Whisper, unroll: int | bool = 1
+) -> dict[str, np.ndarray]:
     mel, tokens = tiny_inputs(model.config)
     memory, encoder = model.encode(mel, readout=jaxasr.select(*sites_of("encoder")), unroll=unroll)
     logits, decoder = model.decode(
@@ -57,14 +59,14 @@ def test_golden_files_have_every_site_in_its_documented_shape(name, golden):
 
 @pytest.mark.parametrize("unroll", [1, True])
 def test_every_site_agrees_with_torch_in_float32(name, golden, unroll):
-    errors = scaled_errors(both_stacks(tiny_model(name), unroll), golden)
+    errors = scaled_errors(activations_of_both_stacks(tiny_model(name), unroll), golden)
     assert errors.keys() == SITES.keys()
     assert max(errors.values()) < FLOAT32, max(errors.items(), key=lambda item: item[1])
 
 
 def test_every_site_agrees_with_torch_in_float64_to_the_last_digit(name, golden):
     with jax.enable_x64(True):
-        ours = both_stacks(tiny_model(name, dtype="float64"))
+        ours = activations_of_both_stacks(tiny_model(name, dtype="float64"))
         assert all(value.dtype == np.float64 for value in ours.values())
     errors = scaled_errors(ours, golden)
     assert max(errors.values()) < ROUNDED_TO_FLOAT32, max(errors.items(), key=lambda item: item[1])
@@ -73,7 +75,7 @@ def test_every_site_agrees_with_torch_in_float64_to_the_last_digit(name, golden)
 def test_left_padded_rows_agree_with_torch(name, golden):
     model, positions = tiny_model(name), left_padded()
     mel, tokens = tiny_inputs(model.config)
-    keys = [key for key in golden if key.startswith("padded/")]
+    keys = [key for key in golden if key.startswith("padded/")]  # "padded/" + site
     assert len(keys) == 3
     _, acts = model.decode(
         tokens,

@@ -1,4 +1,4 @@
-"""Wrong inputs of a model are refused before anything is compiled."""
+"""A model refuses wrong inputs before it compiles a program."""
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def test_a_token_outside_the_vocabulary_gives_nan_under_jit_instead_of_another_t
 
 
 def test_more_tokens_than_a_released_context_are_refused():
-    """449 tokens on real dimensions, without weights: the check precedes all computation."""
+    """The model has real dimensions and no weights, because the check precedes all computation."""
     config = jaxasr.SIZES["tiny"]
     model, memory = (
         abstract_model(config),

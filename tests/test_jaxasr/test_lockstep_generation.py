@@ -1,4 +1,4 @@
-"""Lock-step decoding: a row consumes the tokens that another row chose."""
+"""In lock-step decoding, a row reads the tokens that another row, its leader, chose."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def inputs(tiny_model):
     return tiny_model.encode(mel)[0], prompt
 
 
-def test_a_led_row_consumes_the_tokens_of_its_leader(tiny_model, inputs):
+def test_a_led_row_reads_the_tokens_of_its_leader(tiny_model, inputs):
     memory, prompt = inputs
     prompt = np.repeat(prompt[:1], 3, 0)
     leader = np.array([0, 0, 2])
@@ -40,9 +40,9 @@ def test_a_led_row_consumes_the_tokens_of_its_leader(tiny_model, inputs):
 
 
 def lock_step_reference(model, inputs, edits, leader, n_new=N_NEW):
-    """Decodes the whole text again for each token; row b gets the token of row leader[b]."""
+    """Decodes the whole text again for each token. Row b gets the token of row leader[b]."""
     memory, prompt = inputs
-    # Padded to one shape, which needs one program; no token attends to the padding after it.
+    # Padding to the final length needs only one program. No token attends to the padding after it.
     tokens = np.pad(prompt, ((0, 0), (0, n_new)))
     for n in range(prompt.shape[1], tokens.shape[1]):
         logits = np.asarray(model.decode(tokens, memory, edits)[0])[:, n - 1]

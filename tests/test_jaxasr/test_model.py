@@ -1,4 +1,4 @@
-"""Invariances of the model, true for any weights."""
+"""Invariances of the model hold for any weights."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxasr.weights.assemble import abstract_model
 ENCODER, DECODER = jaxasr.select(*sites_of("encoder")), jaxasr.select(*sites_of("decoder"))
 
 
-# One scan
+# A scan over layers equals the layers one by one.
 
 
 @pytest.mark.parametrize("unroll", [2, True])
@@ -32,7 +32,7 @@ def test_an_unrolled_scan_equals_the_scan(model, mel, tokens, memory, unroll):
 
 
 def test_each_layer_of_the_scan_equals_the_layer_run_alone(model, mel, tokens, memory):
-    """Runs each layer in a model of that layer only, on the stream recorded before it."""
+    """Runs each layer alone in a model with one layer, on the stream recorded before the layer."""
     readouts = {"encoder": ENCODER, "decoder": DECODER}
     whole = {
         **model.encode(mel, readout=ENCODER)[1],
@@ -88,7 +88,7 @@ def test_the_residual_stream_is_the_sum_of_what_layers_add(model, mel, tokens, m
         assert_near(values["attn.pattern"].sum(-1), np.ones(values["attn.pattern"].shape[:-1]))
 
 
-# What a position can depend on
+# Positions and rows depend only on what they may attend to.
 
 
 def test_a_token_does_not_depend_on_later_tokens(model, tokens, memory):
@@ -139,7 +139,7 @@ def test_no_token_attends_to_padding(model, memory):
         assert np.isfinite(logits).all()
 
 
-# Activations that are not read cost nothing
+# Activations that are not read cost nothing.
 
 
 def temporary_bytes(fn, *args) -> int:
@@ -187,7 +187,7 @@ def test_a_readout_outside_attention_leaves_the_output_bitwise_the_same(model, m
     )
 
 
-# Precision
+# Lower precision gives nearly the same results.
 
 
 @pytest.mark.parametrize(
@@ -206,4 +206,4 @@ def test_bfloat16_is_near_float32(model, dtype, param_dtype):
     error = np.abs(np.asarray(logits - expected))
     assert error.mean() < 0.02 * np.abs(expected).max()
     assert error.max() < 0.1 * np.abs(expected).max()
-    assert error.max() > 1e-4  # else it computed in float32
+    assert error.max() > 1e-4  # a smaller error would show that the model computed in float32

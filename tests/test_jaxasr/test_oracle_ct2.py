@@ -1,4 +1,4 @@
-"""Compares with CTranslate2, an independent implementation in C++, on the same real weights."""
+"""The model equals CTranslate2, an independent implementation in C++, with real weights."""
 
 import ctranslate2
 import jax
@@ -28,7 +28,7 @@ def pair(request, tmp_path_factory) -> tuple[jaxasr.Recogniser, ctranslate2.mode
 
 @pytest.fixture(scope="module")
 def mels() -> np.ndarray:
-    """Returns features of the demo's recording and of up to four real ones."""
+    """Returns mel features of the demo recording and of up to four real recordings."""
     clips = real_speech.select_evenly(
         real_speech.recordings(["timit", "libri_test_other", "vctk", "ljspeech"]), 4
     )
@@ -38,7 +38,7 @@ def mels() -> np.ndarray:
     return np.stack([np.asarray(log_mel(audio, 80)) for audio in audios])
 
 
-def view(mels: np.ndarray) -> ctranslate2.StorageView:
+def to_ct2(mels: np.ndarray) -> ctranslate2.StorageView:
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(mels))
 
 
@@ -46,7 +46,7 @@ def test_encoder_outputs_agree(pair, mels):
     asr, oracle = pair
     ours, theirs = (
         np.asarray(asr.model.encode(mels[:2])[0].xa),
-        np.array(oracle.encode(view(mels[:2]))),
+        np.array(oracle.encode(to_ct2(mels[:2]))),
     )
     assert np.abs(ours - theirs).max() < TOLERANCE * np.abs(theirs).max()
 
@@ -64,7 +64,7 @@ def test_greedy_tokens_and_scores_agree(pair, mels):
     )
     length = N_NEW + len(prompt)
     theirs = oracle.generate(
-        view(mels),
+        to_ct2(mels),
         [prompt] * len(mels),
         beam_size=1,
         max_length=length,
@@ -74,7 +74,7 @@ def test_greedy_tokens_and_scores_agree(pair, mels):
     for row, result in enumerate(theirs):
         n = int(out.lengths[row])
         assert np.asarray(out.tokens[row, :n]).tolist() == result.sequences_ids[0]
-        # With length_penalty 0 the score is the sum over tokens and, if reached, the end-of-text.
+        # With length_penalty 0, the score is the sum over tokens, and the end-of-text if reached.
         assert float(out.logprobs[row].sum()) == pytest.approx(result.scores[0], abs=0.02)
 
 
@@ -82,10 +82,10 @@ def test_probabilities_of_the_tokens_of_a_given_text_agree(pair, mels):
     asr, oracle = pair
     special, start = asr.tokenizer.special, asr.tokenizer.sot_sequence("en")
     text = asr.tokenizer.encode(" The quick brown fox jumps over the lazy dog, and nobody saw it.")
-    result = oracle.align(view(mels[:1]), start, [text], 1500)[0]
+    result = oracle.align(to_ct2(mels[:1]), start, [text], 1500)[0]
     ids = jnp.array([[*start, special.no_timestamps, *text]], jnp.int32)
     logits, _ = asr.model.decode(ids, asr.model.encode(mels[:1])[0])
-    # OpenAI's alignment normalises over text tokens only.
+    # As in OpenAI's alignment, the softmax is over text tokens only.
     probs = np.asarray(jax.nn.softmax(logits[0, len(start) : -1, : special.eot], axis=-1))
     ours = probs[np.arange(len(text)), text]
     np.testing.assert_allclose(ours, result.text_token_probs, atol=1e-4, rtol=TOLERANCE)

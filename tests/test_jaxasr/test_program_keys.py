@@ -1,4 +1,4 @@
-"""No two edits, metrics, readouts or rules share a program unless they compute the same."""
+"""Edits, metrics, readouts and rules share a compiled program only if they compute the same."""
 
 import dataclasses
 import functools
@@ -24,6 +24,7 @@ CALLS = program_pairs.calls()
 @pytest.mark.parametrize("order", [1, -1], ids=["forward", "backward"])
 def test_each_kind_of_edit_computes_its_values_after_all_other_kinds(order):
     compiled._jitted.cache_clear()
+    # The programs are built in this process, so that they could be confused.
     for name in list(CALLS)[::order]:
         expected = program_pairs.result(name, CALLS, run=False).split()
         values = program_pairs.result(name, CALLS).split()
@@ -78,7 +79,7 @@ class Named(list):
         self.name = name
 
 
-DIFFERENT = [
+DIFFERENT_PAIRS = [
     (1, True),
     (1, 1.0),
     (0.0, -0.0),
@@ -102,12 +103,12 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("first", "second"), DIFFERENT)
+@pytest.mark.parametrize(("first", "second"), DIFFERENT_PAIRS)
 def test_keys_of_values_that_may_compute_differently_differ(first, second):
     assert Key(first) != Key(second)
 
 
-MAKERS = [
+MAKERS_OF_EQUAL_VALUES = [
     lambda: (1, "a", None, 2.5, float("nan"), {"x": [1, {2}]}),
     lambda: np.arange(5),
     lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))),
@@ -121,7 +122,7 @@ MAKERS = [
 ]
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", MAKERS_OF_EQUAL_VALUES)
 def test_keys_of_equal_values_are_equal(make):
     assert Key(make()) == Key(make())
     assert hash(Key(make())) == hash(Key(make()))

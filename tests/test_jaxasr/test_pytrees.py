@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are pytrees, and whose types JAX never confuses."""
+"""`pytrees.dataclass` makes frozen dataclasses that are pytrees. JAX never confuses their types."""
 
 import dataclasses
 

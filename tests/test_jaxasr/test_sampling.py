@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling: the end of a row, samples, rules, and refused arguments."""
+"""Greedy decoding and sampling end rows, follow the distribution, and obey rules."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def inputs(tiny_model):
 def test_a_row_ends_at_its_end_of_text(tiny_model, inputs):
     plain = np.asarray(generate(tiny_model, inputs).tokens)
     later = next(i for i in range(2, N_NEW) if plain[0, i] not in plain[0, :i])
-    eot = int(plain[0, later])  # a token in the middle of row 0 now ends a row
+    eot = int(plain[0, later])  # declares a token in the middle of row 0 the end-of-text
     out = generate(tiny_model, inputs, eot=eot)
     for row in range(3):
         ends = np.flatnonzero(plain[row] == eot)
@@ -57,7 +57,7 @@ def test_the_key_decides_the_sample_and_a_low_temperature_is_greedy(tiny_model, 
 
 
 def test_samples_follow_the_distribution_of_the_model(tiny_model, inputs):
-    """Compares the first tokens of many draws with the model's distribution."""
+    """Compares the first tokens of many samples with the model's distribution."""
     keys = jax.random.split(jax.random.key(0), 4_000)
     samples = jax.jit(
         jax.vmap(

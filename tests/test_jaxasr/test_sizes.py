@@ -1,4 +1,4 @@
-"""Every released size: the shapes of its sites and its number of parameters."""
+"""Every released size has the documented site shapes and the published parameter count."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_every_released_size_has_every_site_in_its_documented_shape(size):
     assert k.shape == v.shape == (config.n_text_layer, 2, *heads)
 
 
-# The README of openai/whisper rounds them and includes buffers: 39, 74, 244, 1550 and 809.
+# The README of openai/whisper gives rounded counts with buffers: 39, 74, 244, 1550 and 809.
 PARAMETERS_MILLIONS = [
     ("tiny.en", 37.8),
     ("base", 72.6),

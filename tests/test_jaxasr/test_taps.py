@@ -1,4 +1,4 @@
-"""Edits and readouts: which are refused, which change nothing, and what an edit is passed."""
+"""Edits and readouts: refused ones, ones without effect, and the arguments of an edit."""
 
 import jax
 import jax.numpy as jnp
@@ -143,14 +143,15 @@ def test_an_identity_edit_of_a_decoder_site_changes_nothing(tiny_model, inputs, 
     )
 
 
+# Sites whose edit needs explicit attention.
 ATTENTION = tuple(site for site in SITES if site.endswith(("scores", "pattern")))
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_a_readout_of_an_edited_site_returns_the_edited_value(tiny_model, inputs, site):
-    """Edits all sites, all but one with the identity, so that the sites share one program.
+    """Edits all sites, but all except one with the identity, so that all cases share one program.
 
-    Edits of scores or patterns switch off fused attention; other sites are tested with it.
+    Edits of scores or patterns switch off fused attention, so other sites are tested without them.
     """
     mel, tokens, memory = inputs
     edited_sites = [
@@ -171,7 +172,7 @@ def test_a_readout_of_an_edited_site_returns_the_edited_value(tiny_model, inputs
         )
 
     (plain_out, plain), (out, edited) = run(1.0, 0.0), run(0.5, 0.25)
-    # Only the first layer, because inputs of later layers depend on the edit.
+    # Compares only the first layer, because the edit changes the inputs of later layers.
     layer = 0 if site in jaxasr.sites.LAYERED else ...
     before, after = (np.asarray(acts[site])[layer] for acts in (plain, edited))
     finite = np.isfinite(before)

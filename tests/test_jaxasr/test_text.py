@@ -1,4 +1,4 @@
-"""Compression ratio and normalised texts."""
+"""Compression ratios and normalised texts equal those of openai/whisper."""
 
 import importlib.util
 
@@ -27,7 +27,7 @@ def test_repetition_raises_the_compression_ratio():
         ("", "en", ""),
     ],
 )
-def test_normalise_matches_whisper_s_papers(text, language, expected):
+def test_texts_are_normalised_as_by_openai(text, language, expected):
     assert normalise(text, language) == expected
 
 

@@ -1,4 +1,4 @@
-"""Every function that takes a token id refuses ids outside the vocabulary."""
+"""Every function that takes a token id refuses ids outside of the vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from interventions import metrics, scoring
 from interventions.effects import paths
 
 V, T = 101, 4  # of the tiny model
+# Ids outside of the vocabulary, with the end of their error message.
 BAD = [(V, "got 101"), (-1, "got -1"), (60_000, "got 60000")]
 
 
@@ -75,7 +76,7 @@ def test_tokens_for_another_number_of_rows_are_refused(tiny_model, runs):
             run_sweep(tiny_model, *runs, metric)
     with pytest.raises(ValueError, match=r"to: expected logits \[2, 101\]"):
         run_sweep(tiny_model, *runs, iv.kl(jnp.zeros((2, V + 1))))
-    run_sweep(tiny_model, *runs, iv.kl(jnp.zeros((1, V))))  # one distribution for all rows
+    run_sweep(tiny_model, *runs, iv.kl(jnp.zeros((1, V))))  # one distribution may serve all rows
 
 
 def test_tokens_that_are_not_integers_are_refused():

@@ -1,4 +1,4 @@
-"""Token ids, prompts and words of the real tokenizers."""
+"""The real tokenizers give the published token ids, prompts and words."""
 
 import importlib.resources
 import itertools
@@ -93,7 +93,7 @@ def test_words_equal_those_of_faster_whisper(ids, language):
     theirs = pytest.importorskip("faster_whisper.tokenizer").Tokenizer(
         BASE.inner, True, "transcribe", language
     )
-    # faster-whisper drops the other control tokens.
+    # faster-whisper drops control tokens that are not timestamps.
     ids = [i for i in ids if i < BASE.special.eot or i >= BASE.special.timestamp_begin]
     words, tokens = theirs.split_to_word_tokens(ids)
     assert BASE.split_words(ids, language) == list(zip(words, tokens))

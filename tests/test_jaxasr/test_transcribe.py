@@ -1,4 +1,4 @@
-"""Transcribes noise with a random model: windows, options, edits and errors."""
+"""A random model transcribes noise: windows, options, edits and errors are right."""
 
 import functools
 import json
@@ -20,8 +20,19 @@ load = functools.cache(jaxasr.load)
 
 @functools.cache
 def random_model():
-    """Returns a random model with the vocabulary of tiny.en, which generates quickly."""
-    config = Config(80, 1500, 21, 3, 2, 51_864, 448, 21, 3, 2)
+    """Returns a small random model with the vocabulary of tiny.en, which generates fast."""
+    config = Config(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=21,
+        n_audio_head=3,
+        n_audio_layer=2,
+        n_vocab=51_864,
+        n_text_ctx=448,
+        n_text_state=21,
+        n_text_head=3,
+        n_text_layer=2,
+    )
     return jaxasr.Whisper(config, rngs=nnx.Rngs(0)), load("tiny.en").tokenizer
 
 
@@ -31,6 +42,7 @@ def noise(seconds, seed=0):
     )
 
 
+# Options that accept any generated text, so that no window is decoded again.
 ANY_TEXT = {"logprob_threshold": None, "no_speech_threshold": None, "max_new_tokens": 5}
 
 

@@ -1,4 +1,4 @@
-"""Transcribes real recordings, with real weights."""
+"""Real recordings are transcribed with real weights."""
 
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ from jaxasr.transcribe import detect_language
 load = functools.cache(jaxasr.load)
 
 
+# Recordings of the data folder, which are concatenated to 105 s.
 LONG_RECORDING = (
     "jfk",
     "libri_3436-172162-0000",
@@ -33,7 +34,7 @@ def demo():
 
 @functools.cache
 def twice():
-    """Returns the demo's recording twice with a pause between: longer than a window."""
+    """Returns the demo recording twice, with a pause in between, which is longer than a window."""
     pause = np.zeros(30 * SAMPLE_RATE - len(demo()), np.float32)
     return np.concatenate([demo(), pause, demo()])
 
@@ -76,7 +77,7 @@ def faster_whisper():
     ids=["timestamps", "previous text", "no timestamps"],
 )
 def test_long_recording_equals_faster_whisper(ours, theirs):
-    """Compares text, times and scores of each segment, on 105 s of five speakers."""
+    """Compares the text, times and scores of each segment, on 105 s of speech of five speakers."""
     audio = long_recording()
     expected, _ = faster_whisper().transcribe(
         audio, beam_size=1, temperature=[0.0], language="en", **theirs
@@ -97,7 +98,7 @@ def test_long_recording_equals_faster_whisper(ours, theirs):
 
 
 def test_one_window_is_transcribed_as_generate_does():
-    """`transcribe` of one window is only `log_mel`, `encode` and `generate`."""
+    """For one window, `transcribe` equals `log_mel`, `encode` and `generate`."""
     asr = load("tiny.en")
     audio = demo()[: 30 * SAMPLE_RATE]
     memory, _ = asr.model.encode(jaxasr.log_mel(audio, 80)[None])

@@ -1,4 +1,4 @@
-"""Reads CTranslate2 models: quantized weights, other models and other versions."""
+"""CTranslate2 models load, also with quantized weights. Other models and versions are refused."""
 
 import checkpoints
 import numpy as np

@@ -1,4 +1,4 @@
-"""Folders of fine-tuned models: alignment heads, windows, features and files of other libraries."""
+"""Folders of fine-tuned models load with their own heads and windows, or name the remedy."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_a_checkpoint_without_existing_heads_gets_the_default_heads(folder):
 
 
 def test_a_model_with_a_shorter_window_transcribes_the_whole_recording(folder):
-    """A window has 0.5 s, so 1.2 s are three windows."""
+    """The window is 0.5 s long, so a recording of 1.2 s has three windows."""
     shutil.copy(EN / "tokenizer.json", folder)
     asr = jaxasr.load(folder)
     assert (asr.config.n_mel_frames, asr.config.n_samples) == (50, 8000)

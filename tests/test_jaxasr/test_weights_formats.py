@@ -108,7 +108,8 @@ def test_absent_encoder_positions_are_the_sinusoids(form, tmp_path):
         variables = checkpoints.ct2_variables(tensors)
         del variables["encoder/position_encodings/encodings"]
         read = read_checkpoint(checkpoints.write_ct2_variables(tmp_path / "m", variables))
-        assert read.config == TINY.replace(n_audio_ctx=1500)  # the file does not say more
+        # Without positions, the file has no length of the window, so it is the default.
+        assert read.config == TINY.replace(n_audio_ctx=1500)
     else:
         del tensors["encoder.positional_embedding"]
         read = read_checkpoint(WRITERS[form](tmp_path / "m", tensors))
@@ -118,7 +119,7 @@ def test_absent_encoder_positions_are_the_sinusoids(form, tmp_path):
 
 
 def test_sinusoids_equal_their_formula():
-    """Computes sin(t / 10000^(i / (half - 1))) and cos, for both halves of the channels."""
+    """The first half of the channels is sin(t / 10000^(i / (half - 1))), the second half cos."""
     positions = sinusoids(4, 6)
     for t in range(4):
         for i in range(3):

@@ -47,7 +47,7 @@ def test_a_git_lfs_pointer_names_the_remedy(tmp_path):
 
 
 def _assert_refused_within(seconds, path, match):
-    """Checks that loading `path` raises in time, and with little memory."""
+    """Checks that loading `path` raises within `seconds`, and takes little memory."""
     start = time.process_time()
     tracemalloc.start()
     try:
@@ -59,9 +59,10 @@ def _assert_refused_within(seconds, path, match):
     assert time.process_time() - start < seconds
 
 
+# Nested tuples that share their parts.
 _BOMB = b")q\x00" + b"".join(
     b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
-)  # its full repr has 2**60 parts
+)  # the repr of this tuple would have 2**60 parts
 
 
 @pytest.mark.parametrize(
@@ -70,43 +71,45 @@ _BOMB = b")q\x00" + b"".join(
 def test_tuples_that_share_their_parts_are_refused_quickly(part, tmp_path):
     array = np.zeros((2, 2), np.float32)
     dims = {
-        key: checkpoints.p_int(getattr(TINY, key))
+        key: checkpoints.pickle_int(getattr(TINY, key))
         for key in TINY.__dataclass_fields__
         if key.startswith("n_")
     }
     dims |= {"n_mels": _BOMB} if part == "dims" else {}
     parts = {
-        "size": checkpoints.p_tuple(*[checkpoints.p_int(2)] * 2),
-        "stride": checkpoints.p_tuple(*map(checkpoints.p_int, (2, 1))),
+        "size": checkpoints.pickle_tuple(*[checkpoints.pickle_int(2)] * 2),
+        "stride": checkpoints.pickle_tuple(*map(checkpoints.pickle_int, (2, 1))),
     }
     parts |= {
-        "offset": checkpoints.p_int(0),
-        "key": checkpoints.p_str("0"),
-        "count": checkpoints.p_int(4),
+        "offset": checkpoints.pickle_int(0),
+        "key": checkpoints.pickle_text("0"),
+        "count": checkpoints.pickle_int(4),
     }
     parts |= {"name": b"ctorch\nFloatStorage\n"}
     parts = {name: _BOMB if name == part else raw for name, raw in parts.items()}
     id_ = (
-        checkpoints.p_str("storage"),
+        checkpoints.pickle_text("storage"),
         parts["name"],
         parts["key"],
-        checkpoints.p_str("cpu"),
+        checkpoints.pickle_text("cpu"),
         parts["count"],
     )
     args = (
-        checkpoints.p_tuple(*id_) + b"Q",
+        checkpoints.pickle_tuple(*id_) + b"Q",
         parts["offset"],
         parts["size"],
         parts["stride"],
         b"\x89",
     )
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.p_tuple(*args) + b"R"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.pickle_tuple(*args) + b"R"
     if part == "call":
-        tensor = b"ctorch._utils\n_rebuild_parameter\n" + checkpoints.p_tuple(_BOMB) + b"R"
-    state = checkpoints.p_dict({"encoder.conv1.bias": tensor})
+        tensor = b"ctorch._utils\n_rebuild_parameter\n" + checkpoints.pickle_tuple(_BOMB) + b"R"
+    state = checkpoints.pickle_dict({"encoder.conv1.bias": tensor})
     pickled = (
         b"\x80\x02"
-        + checkpoints.p_dict({"dims": checkpoints.p_dict(dims), "model_state_dict": state})
+        + checkpoints.pickle_dict(
+            {"dims": checkpoints.pickle_dict(dims), "model_state_dict": state}
+        )
         + b"."
     )
     _assert_refused_within(
@@ -123,7 +126,7 @@ def test_a_reference_that_is_not_text_is_refused_before_it_is_hashed(reference):
 
 
 def test_marks_are_found_in_linear_time(tmp_path):
-    n = 50_000  # a copy of the stack at every mark would take ten seconds
+    n = 50_000  # a reader that copies its stack at every mark would take ten seconds
     for pickled in (b"(" * n + b"t" * n, b"(" + b"N" * n + b"(t" * n, b"N" * n + b"(1" * n):
         _assert_refused_within(
             5,
@@ -155,14 +158,14 @@ def test_a_zip_with_a_large_directory_is_refused_without_opening_it(tmp_path):
 
 
 def test_tensors_that_all_read_one_storage_are_refused(tmp_path):
-    """Each tensor would read the whole storage, so the time would grow with their product."""
+    """A reader that reads the whole storage for each tensor would take very long."""
     array = np.zeros(TINY.n_vocab * 100, np.float32)
     state = {
-        name: checkpoints.p_tensor("0", array, shape=shape, stride=(1,) * len(shape))
+        name: checkpoints.pickle_tensor("0", array, shape=shape, stride=(1,) * len(shape))
         for name, shape in checkpoints.shapes().items()
     }
     path = checkpoints.write_pt_raw(
-        tmp_path / "m.pt", checkpoints.p_checkpoint(state), {"0": array.tobytes()}
+        tmp_path / "m.pt", checkpoints.pickle_checkpoint(state), {"0": array.tobytes()}
     )
     _assert_refused_within(2, path, r"separate storages.*clone")
 

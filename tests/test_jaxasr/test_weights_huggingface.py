@@ -1,4 +1,4 @@
-"""Reads Hugging Face folders: tied projections, other models, shards with an index."""
+"""Hugging Face folders load, also with shards. Folders of other models are refused."""
 
 import json
 

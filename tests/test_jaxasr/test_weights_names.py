@@ -1,4 +1,4 @@
-"""A name is a path, an installed package, a cached repository or one on the hub, in this order."""
+"""A name is searched as a path, an installed package, a cached repository, and on the hub."""
 
 import hashlib
 import importlib.util
@@ -26,7 +26,7 @@ def _no_network_and_own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def downloads(monkeypatch, tmp_path):
-    """Fakes a hub with any repository; returns its requests: (repository, local files only)."""
+    """Fakes a hub with every repository. Returns its requests: (repository, only local files)."""
     requests: list[tuple[str, bool]] = []
     folder = checkpoints.write_hf(tmp_path / "snapshot", checkpoints.random_tensors())
 
@@ -161,7 +161,7 @@ def test_the_cache_comes_before_the_network(monkeypatch, tmp_path):
 
 
 def test_a_cache_without_weights_is_completed(monkeypatch, tmp_path):
-    """Another program may have downloaded only the tokenizer of this repository."""
+    """The cache has no weights if another program downloaded only the tokenizer."""
     (tmp_path / "partial").mkdir()
     full = checkpoints.write_hf(tmp_path / "full", checkpoints.random_tensors())
 

@@ -10,6 +10,7 @@ from checkpoints import TINY, WRITERS
 import jaxasr
 from jaxasr.weights import WeightsError, assemble, read_checkpoint
 
+# The tensors that get a NaN or an infinity.
 BAD = ("decoder.blocks.1.mlp.0.weight", "encoder.conv1.bias")
 
 

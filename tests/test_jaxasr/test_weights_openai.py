@@ -1,4 +1,4 @@
-"""Reads OpenAI's `.pt` files: tensors of every layout, and tensors outside their storage."""
+"""OpenAI's `.pt` files load with tensors of every layout, but not outside of their storage."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_tensors_that_torch_saved_are_read_bitwise():
-    """The file has tensors of all types, transposed, with offset and stride, and a Parameter."""
+    """The file has tensors of all dtypes, transposed, with offset and stride, and a Parameter."""
     read = openai.read(GOLDEN / "torch_checkpoint.pt", "golden")
     expected = np.load(GOLDEN / "torch_checkpoint.npz")
     assert read.config == dataclasses.replace(
@@ -41,14 +41,17 @@ def test_tensors_that_torch_saved_are_read_bitwise():
 def test_a_tensor_outside_of_its_storage_is_refused(wrong, tmp_path):
     tensors = checkpoints.random_tensors()
     state = {
-        name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())
+        name: checkpoints.pickle_tensor(str(i), array)
+        for i, (name, array) in enumerate(tensors.items())
     }
     at = list(tensors).index("decoder.token_embedding.weight")
-    state["decoder.token_embedding.weight"] = checkpoints.p_tensor(
+    state["decoder.token_embedding.weight"] = checkpoints.pickle_tensor(
         str(at), tensors["decoder.token_embedding.weight"], **wrong
     )
     storages = {str(i): array.tobytes() for i, array in enumerate(tensors.values())}
-    path = checkpoints.write_pt_raw(tmp_path / "m.pt", checkpoints.p_checkpoint(state), storages)
+    path = checkpoints.write_pt_raw(
+        tmp_path / "m.pt", checkpoints.pickle_checkpoint(state), storages
+    )
     with pytest.raises(
         WeightsError, match=r"decoder.token_embedding.weight: a (tensor within|size)"
     ):

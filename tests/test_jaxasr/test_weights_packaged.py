@@ -19,7 +19,7 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("name", packaged.PACKAGED_MODELS)
 def test_packaged_weights_are_those_of_their_size(name, tmp_path, monkeypatch):
-    # An empty cache, so that the hashes are computed.
+    # The cache is empty, so that the hashes are computed.
     monkeypatch.setenv("JAXASR_CACHE", str(tmp_path))
     read = read_checkpoint(name)
     assert (read.name, read.format, read.config) == (name, "ctranslate2", SIZES[name])
@@ -35,6 +35,7 @@ def test_packaged_weights_are_those_of_their_size(name, tmp_path, monkeypatch):
     )  # stored as float16
 
 
+# Prints the peak memory of loading, divided by the size of the model.
 _MEASURE = """
 import re, sys
 import jax
@@ -48,8 +49,8 @@ print((peak() - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(model)))
 
 
 def _peak_ratio(name: str) -> float:
-    """Returns the peak memory of loading in a new process, in sizes of the loaded model."""
-    # Read from /proc, because `ru_maxrss` starts at the peak of the parent.
+    """Returns the peak memory of loading in a new process, divided by the size of the model."""
+    # The peak is read from /proc, because `ru_maxrss` starts at the peak of the parent process.
     command = [sys.executable, "-c", _MEASURE, name]
     process = subprocess.run(
         command,
@@ -72,4 +73,4 @@ def test_loading_base_takes_at_most_two_and_a_half_times_its_size(form, tmp_path
     )
     ratio = _peak_ratio(name)
     print(f"{form}: {ratio:.2f}")
-    assert 0.9 < ratio < 2.5  # below one, the measurement would be wrong
+    assert 0.9 < ratio < 2.5  # a ratio well below 1 would mean a wrong measurement

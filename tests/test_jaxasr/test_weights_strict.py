@@ -1,4 +1,4 @@
-"""Tensors that do not fit are all named, and damaged files raise errors without other harm."""
+"""Errors name all tensors that do not fit. Damaged files raise errors and run no code."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_the_error_lists_every_tensor_that_does_not_fit(form, tmp_path):
 
 
 def test_shapes_are_checked_before_tensors_are_read(tmp_path):
-    """A configuration that claims far more than the file holds needs no memory."""
+    """A configuration with sizes far above those of the file must not allocate memory."""
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
     claimed = {
         "vocab_size": 1 << 20,
@@ -71,23 +71,25 @@ def _attacks(command: str) -> dict[str, bytes]:
         )
         for p in range(6)
     }
-    text = checkpoints.p_str(command)
+    text = checkpoints.pickle_text(command)
     pickles |= {
-        "global": b"\x80\x02cos\nsystem\n" + checkpoints.p_tuple(text) + b"R.",
-        "eval": b"\x80\x02cbuiltins\neval\n" + checkpoints.p_tuple(text) + b"R.",
+        "global": b"\x80\x02cos\nsystem\n" + checkpoints.pickle_tuple(text) + b"R.",
+        "eval": b"\x80\x02cbuiltins\neval\n" + checkpoints.pickle_tuple(text) + b"R.",
         "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93"
-        + checkpoints.p_tuple(text)
+        + checkpoints.pickle_tuple(text)
         + b"R.",
         "inst": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
         "obj": b"(cos\nsystem\n" + text + b"o.",
-        "newobj": b"\x80\x02csubprocess\nPopen\n" + checkpoints.p_tuple(text) + b"\x81.",
+        "newobj": b"\x80\x02csubprocess\nPopen\n" + checkpoints.pickle_tuple(text) + b"\x81.",
         "build": b"\x80\x02ctorch\nFloatStorage\n}"
-        + checkpoints.p_str("__setstate__")
+        + checkpoints.pickle_text("__setstate__")
         + b"cos\nsystem\nsb.",
         "dotted": b"\x80\x04\x8c\x0ctorch._utils\x8c\x0cos.system...\x93"
-        + checkpoints.p_tuple(text)
+        + checkpoints.pickle_tuple(text)
         + b"R.",
-        "through torch": b"\x80\x02ctorch._utils\nos.system\n" + checkpoints.p_tuple(text) + b"R.",
+        "through torch": b"\x80\x02ctorch._utils\nos.system\n"
+        + checkpoints.pickle_tuple(text)
+        + b"R.",
     }
     return pickles
 
@@ -118,7 +120,7 @@ def test_a_pickle_without_zip_is_refused_without_loading_it(tmp_path):
         b"\x80\x04\x96" + b"\x00" * 5 + b"\x10\x00\x00.",  # a bytearray of 2**44
         b"\x80\x02" + b"\x86" * 3 + b".",
         b"\x80\x02" + b"(" * 50_000 + b".",
-        b"\x80\x02]" + b"]" * 50_000 + b"a" * 50_000 + b".",  # lists in lists in lists
+        b"\x80\x02]" + b"]" * 50_000 + b"a" * 50_000 + b".",  # 50,000 nested lists
         b"",
         b".",
         b"\x80\x02}",
@@ -141,6 +143,7 @@ def test_a_zip_bomb_is_refused(tmp_path):
 
 
 _CONFIG = TINY.replace(n_audio_layer=1, n_text_layer=1)
+# Per case: the file that is damaged, and the function that writes the checkpoint.
 _DAMAGED = {
     "huggingface": ("model.safetensors", checkpoints.write_hf),
     "configuration": ("config.json", checkpoints.write_hf),
@@ -160,7 +163,7 @@ _DAMAGED = {
 
 
 @pytest.fixture(scope="module", params=_DAMAGED)
-def victim(request, tmp_path_factory):
+def file_to_damage(request, tmp_path_factory):
     """Returns a folder, the file in it that will be damaged, and the bytes of that file."""
     file, write = _DAMAGED[request.param]
     folder = write(
@@ -168,17 +171,17 @@ def victim(request, tmp_path_factory):
         checkpoints.random_tensors(_CONFIG),
         _CONFIG,
     )
-    assert _survives(folder)
+    assert _is_read(folder)
     return folder, folder / file, (folder / file).read_bytes()
 
 
-def _survives(folder) -> bool:
-    """Reads all tensors. Returns whether they were read and not refused; fails otherwise."""
+def _is_read(folder) -> bool:
+    """Reads all tensors. Returns False if the file is refused. Fails if too much memory is used."""
     problem = None
     tracemalloc.start()
     try:
         with warnings.catch_warnings():
-            # A flipped bit may name an alignment head that is left out with a warning.
+            # A flipped bit may name an alignment head that does not exist, which is a warning.
             warnings.simplefilter("ignore", UserWarning)
             read = read_path(folder)
         for name in read.tensors:
@@ -193,6 +196,7 @@ def _survives(folder) -> bool:
     return problem is None
 
 
+# Settings of hypothesis for damaged files.
 _FUZZ = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -200,16 +204,16 @@ _FUZZ = settings(
 
 @_FUZZ
 @given(data=st.data())
-def test_a_truncated_file_is_refused(victim, data):
-    folder, file, whole = victim
+def test_a_truncated_file_is_refused(file_to_damage, data):
+    folder, file, whole = file_to_damage
     file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    assert not _survives(folder)
+    assert not _is_read(folder)
 
 
 @_FUZZ
 @given(data=st.data())
-def test_a_file_with_flipped_bits_is_read_or_refused(victim, data):
-    folder, file, whole = victim
+def test_a_file_with_flipped_bits_is_read_or_refused(file_to_damage, data):
+    folder, file, whole = file_to_damage
     damaged = bytearray(whole)
     # Half of the flips go to the headers at either end, which are much smaller than the data.
     ends = st.one_of(
@@ -221,18 +225,19 @@ def test_a_file_with_flipped_bits_is_read_or_refused(victim, data):
     ):
         damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(damaged)
-    _survives(folder)
+    _is_read(folder)
 
 
 @_FUZZ
 @given(data=st.data())
 def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_factory, data):
-    """An attacker writes a valid checksum; an accident does not."""
+    """An attacker can write a valid checksum, so the checksum is not a protection."""
     tensors = checkpoints.random_tensors(_CONFIG)
     state = {
-        name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())
+        name: checkpoints.pickle_tensor(str(i), array)
+        for i, (name, array) in enumerate(tensors.items())
     }
-    pickled = bytearray(checkpoints.p_checkpoint(state, _CONFIG))
+    pickled = bytearray(checkpoints.pickle_checkpoint(state, _CONFIG))
     for _ in range(data.draw(st.integers(1, 5))):
         pickled[data.draw(st.integers(0, len(pickled) - 1))] = data.draw(st.integers(0, 255))
     folder = tmp_path_factory.mktemp("pickle")
@@ -241,4 +246,4 @@ def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_fact
         bytes(pickled),
         {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
     )
-    _survives(folder)
+    _is_read(folder)

@@ -1,4 +1,4 @@
-"""Tokenizers of fine-tuned models are read as by transformers, or refused with a remedy."""
+"""Tokenizers of fine-tuned models load as in transformers, or an error names the remedy."""
 
 import dataclasses
 import importlib.resources
@@ -20,6 +20,7 @@ from jaxasr.transcribe import _with_words
 from jaxasr.transcript import Segment, Word
 from jaxasr.weights import WeightsError
 
+# The complete tokenizer of tiny.en.
 WHOLE = Tokenizer.from_file(EN)
 
 
@@ -33,7 +34,7 @@ def _tokenizer() -> dict:
 
 
 def _write_vocabulary(folder, vocab: dict[str, int], tokenizer: dict) -> None:
-    """Writes the files of older folders: tokens and merges, without control tokens."""
+    """Writes vocab.json and merges.txt of older folders, without control tokens."""
     (folder / "vocab.json").write_text(json.dumps(vocab))
     merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), "utf-8")
@@ -43,7 +44,7 @@ def _write_vocabulary(folder, vocab: dict[str, int], tokenizer: dict) -> None:
     "file", ["tokenizer_config.json", "added_tokens.json", "vocab.json", "nowhere"]
 )
 def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, file):
-    """Exchanges ` the` and ` cat`; writes control tokens to each file that transformers reads."""
+    """Swaps the ids of ` the` and ` cat`, and writes control tokens to each possible file."""
     tokenizer = _tokenizer()
     vocab, added = tokenizer["model"]["vocab"], tokenizer["added_tokens"]
     the, cat = vocab["Ġthe"], vocab["Ġcat"]
@@ -143,7 +144,7 @@ def test_openai_s_tokenizer_is_used_with_a_warning_if_there_is_none(folder):
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_list_of_tokens_must_be_that_of_openai_s_tokenizer(folder, same):
-    """CTranslate2 folders have such a list."""
+    """CTranslate2 folders have a list of tokens."""
     words = [WHOLE.inner.id_to_token(i) for i in range(50_257)]
     if not same:
         words[262], words[3797] = words[3797], words[262]
@@ -158,7 +159,7 @@ def test_a_list_of_tokens_must_be_that_of_openai_s_tokenizer(folder, same):
 
 
 def test_added_tokens_are_text_and_not_timestamps(tmp_path):
-    """Fine-tunes add tokens after the timestamps, and may pad rows to a multiple of eight."""
+    """Fine-tuned models add tokens after the timestamps, and may pad to a multiple of eight."""
     config = dataclasses.replace(ENGLISH, n_vocab=51_872)
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors(config), config)
     inner = Tokenizer.from_file(EN).inner
@@ -178,7 +179,7 @@ def test_added_tokens_are_text_and_not_timestamps(tmp_path):
     rules = rules_for(asr.tokenizer, timestamps=True, suppress=None)
     logits = jnp.zeros((1, 51_872)).at[:, new[0]].set(20.0)
     tokens = jnp.array([[50_257, 50_363, 262, 50_400]])
-    # Text may follow the first timestamp of a segment, but not its last one.
+    # Text may follow the first timestamp of a segment, but not the last one.
     assert np.isfinite(rules(logits, tokens, 2, 1))[0, new[0]]
     assert not np.isfinite(rules(logits, tokens, 4, 1))[0, new[0]]
     assert np.isfinite(rules(logits, tokens, 4, 1))[0, 50_401]

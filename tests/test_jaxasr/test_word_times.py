@@ -1,4 +1,4 @@
-"""Word times of transcribed texts, against plain implementations and CTranslate2."""
+"""Word times of transcribed texts equal plain implementations and those of CTranslate2."""
 
 import functools
 
@@ -130,7 +130,7 @@ def test_padded_rows_of_a_batch_equal_separate_windows():
 
 
 def test_pattern_and_queries_give_the_same_times_and_edits_of_either_act():
-    """If the pattern is edited, it is read instead of the queries."""
+    """If an edit acts on the pattern, word times use the pattern instead of queries and keys."""
     asr = load("tiny.en")
     audio, tokens = demo()
     align_texts = functools.partial(
@@ -170,7 +170,7 @@ def clips():
 
 @pytest.mark.parametrize("path", clips(), ids=lambda p: p.stem)
 def test_times_equal_ctranslate2(path):
-    """CTranslate2 implements model, filter and path; weights and features are the same."""
+    """CTranslate2 has its own model, filter and path. Weights and features are the same."""
     asr = load("tiny.en")
     audio = jaxasr.load_audio(path)[: 30 * 16_000]
     frames = n_frames(len(audio))
