@@ -99,7 +99,7 @@ def test_names_of_pools_are_those_of_the_store():
     from experiments.analyses.probe_question import POOLS
     from experiments.store import pools
 
-    assert (*pools.MEANS, "last", pools.FRAMES) == POOLS
+    assert (*pools.MEAN_POOLS, "last", pools.FRAMES_POOL) == POOLS
     assert pools.parse(POOLS) == (POOLS[:-1], True)
 
 
