@@ -1,18 +1,24 @@
-"""Compiles programs for devices that this machine does not have.
+"""Compiles programs before they are called, for this machine or for devices that it does not have.
 
-`record` finds the programs that a function calls, from the shapes of its arguments alone. `trace`
-prepares one of them for the compiler.
+`record` finds the programs that a function calls, from the shapes of its arguments alone. `lower`
+prepares one of them for the compiler. `compile_in_threads` compiles several side by side.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from jaxasr import compiled
+
+# Stack of a thread that compiles. The compiler recurses deeply, and some systems give threads
+# little stack.
+_STACK_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,27 +98,88 @@ def trace(program: Program, device: Any = None) -> Any:
     Args:
         program: a program from `record`.
         device: the device of a program without a mesh, such as one of
-            `jax.experimental.topologies`; None for the default device of JAX. A program with a mesh
-            runs on the devices of the mesh.
+            `jax.experimental.topologies`. A program with a mesh runs on the devices of the mesh.
+            None: the device that a call in this process would use.
 
     Returns:
-        The traced program, with its `jaxpr`. `trace(...).lower(lowering_platforms=("tpu",))` and
-        then `.compile()` give its memory and its HLO.
+        The traced program, with its `jaxpr`.
 
     Example:
         >>> mel = jax.ShapeDtypeStruct((1, asr.config.n_mels, 3000), jnp.float32)
         >>> (program,) = record(asr.model.encode, mel)
-        >>> "stablehlo" in trace(program).lower().as_text()
+        >>> "conv_general_dilated" in str(trace(program).jaxpr)
         True
     """
     call = program.call
-    if call.mesh is None or call.specs is None:
-        sharding = None if device is None else SingleDeviceSharding(device)
-        place: Any = [[sharding] * len(part) for part in call.arrays]
-    else:
+    arrays = call.arrays
+    if call.mesh is not None and call.specs is not None:
         place = [[NamedSharding(call.mesh, spec) for spec in part] for part in call.specs]
-    arrays = tuple(
-        [x.update(sharding=sharding) for x, sharding in zip(part, shardings, strict=True)]
-        for part, shardings in zip(call.arrays, place, strict=True)
-    )
+        arrays = _placed(arrays, place)
+    elif device is not None:
+        arrays = _placed(arrays, [[SingleDeviceSharding(device)] * len(part) for part in arrays])
     return call.program.trace(arrays, call.structures, call.options)
+
+
+def _placed(arrays: Sequence[list[Any]], place: Sequence[list[Any]]) -> tuple[list[Any], ...]:
+    return tuple(
+        [x.update(sharding=sharding) for x, sharding in zip(part, shardings, strict=True)]
+        for part, shardings in zip(arrays, place, strict=True)
+    )
+
+
+def lower(program: Program, device: Any = None) -> jax.stages.Lowered:
+    """Lowers a program for the compiler.
+
+    Args:
+        program: a program from `record`.
+        device: as in `trace`.
+
+    Returns:
+        The lowered program. `lower(...).compile()` has its memory and its HLO. If `device` is None,
+        a later call runs what `.compile()` made, and compiles nothing.
+
+    Example:
+        >>> mel = jax.ShapeDtypeStruct((1, asr.config.n_mels, 3000), jnp.float32)
+        >>> (program,) = record(asr.model.encode, mel)
+        >>> "stablehlo" in lower(program, jax.devices()[0]).as_text()
+        True
+    """
+    traced = trace(program, device)
+    if device is None:
+        return traced.lower()
+    return traced.lower(lowering_platforms=(device.platform,))
+
+
+def compile_in_threads(programs: Sequence[Program]) -> list[Future[None]]:
+    """Compiles programs side by side, for later calls in this process.
+
+    Args:
+        programs: programs from `record`.
+
+    Returns:
+        A future per program, which is done when the program is compiled. An error of the compiler
+        is not raised here. The call of the program raises it.
+
+    Example:
+        >>> mel = jax.ShapeDtypeStruct((1, asr.config.n_mels, 3000), jnp.float32)
+        >>> for compiled_program in compile_in_threads(record(asr.model.encode, mel)):
+        ...     compiled_program.result()
+    """
+    # Lowered in this thread, because settings of JAX may differ between threads.
+    return [_compile_in_thread(lower(program)) for program in programs]
+
+
+def _compile_in_thread(lowered: jax.stages.Lowered) -> Future[None]:
+    future: Future[None] = Future()
+
+    def run() -> None:
+        with contextlib.suppress(Exception):
+            lowered.compile()
+        future.set_result(None)
+
+    size = threading.stack_size(_STACK_BYTES)
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    finally:
+        threading.stack_size(size)
+    return future

@@ -62,7 +62,7 @@ def check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
     for option, name in question.columns.items():
         if name is not None and name not in (*columns, *FRAME_VALUES):
             raise ValueError(
-                f"{option}: no column {name!r} with values in {corpus.name}; columns: "
+                f"{option}: no column {name!r} with values in {corpus.name}. It has the columns "
                 f"{', '.join(columns)}."
             )
 

@@ -205,8 +205,7 @@ class Study:
         settings: a subclass of `Settings`.
         run: `run(asr, corpus, settings, cache)` returns an `xarray.Dataset` with a dimension
             `example`. `corpus` is an `experiments.data.corpora.Corpus`. `cache`
-            (`experiments.item_cache.ItemCache`) saves each expensive item, so that a run can
-            resume.
+            (an `experiments.item_cache.ItemCache`) saves each item, so that a run can resume.
         analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses neither the model nor
             the recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.

@@ -1,6 +1,9 @@
 """Plans work for a device that this machine does not have: programs, bytes, operations, time."""
 
-from interventions.planning.devices import PlannedDevice as PlannedDevice, find_device as find_device
+from interventions.planning.devices import (
+    PlannedDevice as PlannedDevice,
+    find_device as find_device,
+)
 from interventions.planning.report import Report as Report
 from interventions.planning.work import (
     plan_attribution as plan_attribution,

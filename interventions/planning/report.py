@@ -127,7 +127,7 @@ def cost_of(
         loop_steps: steps of each loop whose number of steps is known only when it runs.
         rereads: whether each of these steps reads all arguments again, as a decoding step does.
     """
-    traced = ahead_of_time.trace(program, device.devices[0] if device.devices else None)
+    traced = ahead_of_time.trace(program, next(iter(device.devices), None))
     flops = count_operations(traced.jaxpr, loop_steps)
     has_loop = flops > count_operations(traced.jaxpr, 0)
     counted = ProgramCost(

@@ -204,10 +204,7 @@ def plan_probe(
         device,
         _SOLVER_STEPS,
         rereads=True,
-        notes=(
-            _each_share(share, "layers"),
-            f"assumes {_SOLVER_STEPS} solver steps per penalty",
-        ),
+        notes=(_each_share(share, "layers"), f"assumes {_SOLVER_STEPS} solver steps per penalty"),
     )
     # Takes no memory. The programs do not depend on the values.
     activations = np.broadcast_to(np.float32(0), (share, *shape[1:]))
@@ -276,9 +273,7 @@ def _groups(plan: Plan) -> list[list[Any]]:
     return list(group_by_program(chunks, axis_size(plan.mesh, CELLS)))
 
 
-def _count_calls(
-    plan: Plan, found: Sequence[ahead_of_time.Program]
-) -> list[ahead_of_time.Program]:
+def _count_calls(plan: Plan, found: Sequence[ahead_of_time.Program]) -> list[ahead_of_time.Program]:
     """Returns the programs of a sweep with the calls of the whole sweep."""
     n_chunks, groups = len(plan.work.row_chunks()), _groups(plan)
     # In the order of their first calls, as the recorded programs of cells, which come last.

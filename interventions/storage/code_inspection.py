@@ -32,7 +32,14 @@ def is_generated(name: str, member: Any) -> bool:
 
 
 def closure_values(fn: types.FunctionType) -> dict[str, Any]:
-    """Returns the values of a function's closure by name. None if a value is not assigned yet."""
+    """Returns the values of a function's closure by name, with None for unassigned variables.
+
+    Example:
+        >>> def make(scale):
+        ...     return lambda x: scale * x
+        >>> closure_values(make(2))
+        {'scale': 2}
+    """
     cells = fn.__closure__ or ()
     return dict(zip(fn.__code__.co_freevars, map(_cell_value, cells)))
 
@@ -49,6 +56,11 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
 
     A global may be a module of the user. Also returns the attributes of such modules that the
     function may read, such as `package.module.VALUE`.
+
+    Example:
+        >>> size = 3
+        >>> read_globals(lambda: size + 1)
+        {'size': 3}
     """
     global_names = _global_names(fn.__code__) & fn.__globals__.keys()
     values = {name: fn.__globals__[name] for name in global_names}
@@ -103,7 +115,12 @@ def is_found_by_name(value: Any) -> bool:
 
 
 def is_ours(value: Any) -> bool:
-    """Returns whether a class or function is from one of our three packages."""
+    """Returns whether a class or function is from one of our three packages.
+
+    Example:
+        >>> is_ours(dict)
+        False
+    """
     return str(value.__module__).partition(".")[0] in OUR_PACKAGES
 
 

@@ -80,7 +80,7 @@ def test_errors_in_the_input_are_found_without_importing_jax(arguments):
         (["transcribe", "--task", "translate"], "--task translate: tiny.en is English-only"),
         (["lens", "--out", "unwritten", "--language", "Klingon"], "language: expected a code"),
         (["scan", "--out", "unwritten", "--language", "Klingon"], "language: expected a code"),
-        ([*PATCH, "decoder.attn.z", "--language", "Klingon"], "language: expected a code"),
+        ([*PATCH_COMMAND, "decoder.attn.z", "--language", "Klingon"], "language: expected a code"),
         (["align", "--text", "{folder}/m.csv", "--language", "Klingon"], "language: expected"),
         (["probe", "{folder}/m.csv", "--label", "sex", "--out", "unwritten"], "no column 'sex'"),
         (["reproduce", "E7", "--data", "nowhere", "--out", "unwritten"], "--data nowhere: no such"),
@@ -99,7 +99,7 @@ def test_names_of_pools_are_those_of_the_store():
     from experiments.analyses.probe_question import POOLS
     from experiments.store import pools
 
-    assert (*pools.MEANS, "last", pools.FRAMES) == POOLS
+    assert (*pools.MEAN_POOLS, "last", pools.FRAMES_POOL) == POOLS
     assert pools.parse(POOLS) == (POOLS[:-1], True)
 
 
