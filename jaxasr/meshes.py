@@ -60,7 +60,10 @@ def resolve_mesh(mesh: Mesh | None) -> Mesh | None:
         ValueError: the mesh has another axis than "data" and "cells".
     """
     if mesh is None:
-        mesh = jax.sharding.get_mesh()
+        try:
+            mesh = jax.sharding.get_mesh()
+        except ValueError:  # JAX is tracing, and has no mesh of devices then
+            return None
         if mesh.empty:
             return None
     if unknown := sorted(set(mesh.axis_names) - {DATA, CELLS}):

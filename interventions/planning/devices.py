@@ -134,6 +134,8 @@ def _topology_devices(name: str, topology: str) -> tuple[Any, ...]:
     # The library otherwise asks the network for the TPU of this machine, and waits for minutes.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Several processes may compile at the same time, because none of them uses a TPU.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     from jax.experimental import topologies
 

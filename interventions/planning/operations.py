@@ -6,7 +6,6 @@ XLA's own count has the body of a loop once. This count multiplies it by the num
 import math
 from typing import Any
 
-import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 

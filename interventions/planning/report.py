@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-import numpy as np
 
 from interventions.planning.devices import Chip, PlannedDevice
 from interventions.planning.operations import count_operations
@@ -176,6 +175,4 @@ def least_seconds(programs: Iterable[ProgramCost], chip: Chip, dtype: str) -> fl
 
 
 def _bytes_of(tree: Any) -> int:
-    return sum(
-        int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
-    )
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -29,8 +29,8 @@ from jaxasr.config import Config
 from jaxasr.decoding import end_of_text, unrolls_layers
 from jaxasr.generate import generate
 from jaxasr.meshes import CELLS, DATA, axis_size
-from jaxasr.target_device import planning_for
 from jaxasr.taps import select
+from jaxasr.target_device import planning_for
 from jaxasr.weights.assemble import abstract_model
 
 # Steps of a solver per penalty that a plan assumes. The real number depends on the data.
