@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import experiments
 from experiments import cli
 from experiments.analyses.patch_question import FRAME_S
-from experiments.commands.info import format_bytes, describe
+from experiments.commands.info import describe, format_bytes
 from experiments.site_names import SITE_NAMES
 
 run = CliRunner().invoke

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from golden.tiny import tiny_inputs
 
-import jaxasr
 from jaxasr import ahead_of_time, compiled
+from jaxasr.taps import NOTHING
 from jaxasr.weights.assemble import abstract_model
 
 
@@ -50,14 +50,8 @@ def test_a_recorded_program_compiles_to_the_one_that_runs(tiny_model):
     mel, _ = tiny_inputs(tiny_model.config, 2, 4)
     model = abstract_model(tiny_model.config)
     (program,) = ahead_of_time.record(model.encode, jax.ShapeDtypeStruct(mel.shape, jnp.float32))
+    arguments = tiny_model, jnp.asarray(mel), (None, None), ({}, NOTHING)
+    arrays = tuple(compiled.split(argument)[0] for argument in arguments)
     for device in (None, jax.devices()[0]):
-        executable = ahead_of_time.lower(program, device).compile()
-        arrays, structures = zip(
-            *map(compiled.split, _arguments(tiny_model, jnp.asarray(mel))), strict=True
-        )
-        memory, _ = executable(arrays)
+        memory, _ = ahead_of_time.lower(program, device).compile()(arrays)
         np.testing.assert_array_equal(memory.xa, tiny_model.encode(mel)[0].xa)
-
-
-def _arguments(model: jaxasr.Whisper, mel: jax.Array):
-    return model, mel, (None, None), ({}, jaxasr.taps.NOTHING)
