@@ -17,6 +17,7 @@ from interventions.planning import devices, report
 from interventions.planning.operations import count_operations
 from jaxasr import compiled
 from jaxasr.target_device import TargetDevice, planning_for
+from jaxasr.weights.assemble import abstract_model
 
 CPU, H100 = planning.find_device("cpu"), planning.find_device("h100")
 TINY = jaxasr.SIZES["tiny"]
@@ -41,7 +42,7 @@ def test_the_encoder_has_the_operations_of_its_formula(size):
     plan = planning.plan_encode(jaxasr.SIZES[size], H100, 3)
     assert plan.flops == encoder_flops(size, batch=3, with_memory=True)
     (program,) = plan.programs
-    n_weights = sum(x.size for x in jax.tree.leaves(planning.work.abstract_model(TINY)))
+    n_weights = sum(x.size for x in jax.tree.leaves(abstract_model(TINY)))
     if size == "tiny":
         assert program.argument_bytes == 4 * (n_weights + 3 * 80 * 3000)
     assert (plan.collectives, plan.fits) == (None, None)
