@@ -90,7 +90,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     Returns:
         The results of `layer_texts`: `kind`, `wer`, `text` and `logprob` [example, depth], and
         `true_wer` [example]. Depth 0 is the convolutional stem, and depth 1 the top layer. Without
-        recordings of speech, only the attribute `untestable`, a reason.
+        recordings of speech, the dataset has only the attribute `untestable`, the reason.
     """
     clips = select_speech(
         corpus,
@@ -199,7 +199,7 @@ def _share_in_band(
 
 
 def _shares(arrays: xr.Dataset) -> dict[str, Any]:
-    """Computes shares of kinds and mean error rates by depth, over all languages and for each."""
+    """Computes shares of kinds and error rates by depth, for all recordings and by language."""
     language_codes = arrays.language.values
     rows = {"all": np.ones(len(language_codes), bool)}
     rows |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}

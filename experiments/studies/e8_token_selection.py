@@ -1,8 +1,9 @@
 """E8: finds the layer at which the decoder settles on a token, and compares the candidates.
 
 The final token of a position is the token that the model generates there. The candidates are the
-top tokens of one layer by the logit lens, and the other candidates are those except the final
-token. The saturation layer is the first layer from which on the final token is the top candidate.
+top tokens of one layer by the logit lens. The other candidates are the candidates without the final
+token. The saturation layer is the first layer such that the final token is the top candidate in
+this layer and in all later ones.
 """
 
 import dataclasses
@@ -106,7 +107,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     Returns:
         The arrays of `token_curves`, averaged over tokens: `saturation` [example], `hit` [example,
         offset, depth], and all others [example, depth]. Depth 1 is the top decoder layer.
-        Recordings without text are dropped. If all are, only the attribute `untestable`, a reason.
+        Recordings without text are dropped. If no recording has text, the dataset has only the
+        attribute `untestable`, the reason.
     """
     clips = select_speech(
         corpus,

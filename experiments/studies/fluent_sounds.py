@@ -1,6 +1,6 @@
 """Makes the recordings of study E4, which are sounds without speech and matching speech.
 
-Each recording of speech has the length of one of the sounds and the level of another.
+Each recording of speech has at most the length of one sound, and the level of a random sound.
 """
 
 import dataclasses

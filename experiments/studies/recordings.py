@@ -80,9 +80,9 @@ def _is_sentence(transcript: str) -> bool:
 
 
 def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
-    """Checks that the recording fits the window, and the text the limit of tokens.
+    """Checks that the recording fits into the window, and that its text fits into the token limit.
 
-    The text may be 25 % longer than the transcript. One more token is needed for its end.
+    The text may be 25 % longer than the transcript. The end of the text takes one more token.
     """
     n_tokens = 1.25 * len(asr.tokenizer.encode(clip.transcript)) + 1
     return float(clip.label("duration_s") or 0) <= WINDOW_S and n_tokens <= max_new_tokens
@@ -196,9 +196,9 @@ def repetition_numbers(asr: Recogniser, clip: Utterance, max_new_tokens: int) ->
 
 
 def _candidates(corpus: Corpus) -> list[Utterance]:
-    """Lists recordings that were made to trigger loops, then all others.
+    """Lists recordings that were made to trigger loops, then those that no recipe made.
 
-    Triggers with and without a transcript alternate.
+    Triggers with and without a transcript alternate. Recordings with repetitive audio are excluded.
     """
     recipes = {str(row["path"]): row for row in _recipes(corpus)}
     transcripts = {clip.id: clip.transcript for clip in corpus.utterances}
