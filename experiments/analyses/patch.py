@@ -135,7 +135,8 @@ def _choose_token(
     With --text, the answer is the first token after that text. Otherwise the answer is a token of
     the text that the model generates. It is the first token of --answer, or else the token whose
     probability the source changes most. Without --foil, the foil is the likeliest token other than
-    the answer, under the source if the source is a recording, and under the target otherwise.
+    the answer. Its probability is that under the source if the source is a recording, else that
+    under the target.
     """
     prompt = asr.tokenizer.prompt(question.language)
     empty = jnp.zeros((len(audio), 1), jnp.int32)
@@ -163,6 +164,7 @@ def _choose_token(
         index = _find_scored_token(asr, ids, answers, changes[np.arange(len(ids)), ids], question)
         answer = ids[index]
     n_tokens = len(prompt) + index
+    # The log-probabilities in row n_tokens - 1 are those of the scored token and its rivals.
     foil = _choose_foil(asr, source_logprobs[n_tokens - 1], answer, question)
     # The scored token is predicted after the last token of a run, so cut the runs before it.
     target = dataclasses.replace(target, tokens=tokens[:, :n_tokens])

@@ -202,8 +202,8 @@ def _make_patching(
         readout = jaxasr.select(question.site)
         value = asr.model.encode(source_mel, readout=readout)[1][question.site]
         return _Patching(_make_edit(value, question), targets.mel)
-    # Row n + b of the batch is the source of target b. Both rows read the activation of row n + b,
-    # which does not change the source. Both decode the tokens of row b, so that they are always at
+    # Row n + b of the batch is the source of target b. Rows b and n + b read the activation of row
+    # n + b, so row n + b is unchanged. They decode the tokens of row b, so that they are always at
     # the same position.
     source_rows = np.tile(np.arange(n, 2 * n), 2)
     leader = np.tile(np.arange(n), 2)

@@ -30,14 +30,14 @@ def text_category(text: str, reference: str, ids: Sequence[int] = (), language: 
         >>> text_category("The cat sat.", reference="the cat sat")
         'correct'
     """
-    words = _normalise(text, language)
+    normalised = _normalise(text, language)
     if not text.strip():
         return "empty"
-    if not words:
+    if not normalised:
         return "punctuation"
-    if words == _normalise(reference, language):
+    if normalised == _normalise(reference, language):
         return "correct"
-    if is_loop(ids or _number_words(words.split())):
+    if is_loop(ids or _number_words(normalised.split())):
         return "loop"
     return "partial" if error_rate(text, reference, language) < PARTIAL_WER else "ungrounded"
 
