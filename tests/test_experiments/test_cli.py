@@ -19,7 +19,7 @@ from experiments.site_names import SITE_NAMES
 
 run = CliRunner().invoke
 DEMO = Path(experiments.__file__).parent / "assets" / "demo.flac"
-TEXT = (
+TEXT = (  # that tiny.en generates for `DEMO`
     "The captain read the old letter aloud and nobody knew whether to believe a word of it. "
     "By morning, the sea was quiet again."
 )
@@ -52,7 +52,7 @@ def test_help_does_not_import_jax():
     assert heavy_modules(["--help"]) == "set()"
 
 
-# A command that still needs the name of a site.
+# Arguments that end with --site, so that a test appends the name of a site.
 PATCH_COMMAND = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
 
 
@@ -259,16 +259,17 @@ def test_the_last_decoder_layer_predicts_the_text(demo):
 
 @needs_weights
 def test_word_times_lie_in_order_within_the_recording(demo):
-    times = [t for t in demo[0]["logit_lens"]["times"] if t[0] is not None]
-    assert len(times) == len(demo[0]["logit_lens"]["tokens"])
-    assert all(0 <= start <= end <= demo[0]["seconds"] for start, end in times)
+    numbers, _, _ = demo
+    times = [span for span in numbers["logit_lens"]["times"] if span[0] is not None]
+    assert len(times) == len(numbers["logit_lens"]["tokens"])
+    assert all(0 <= start <= end <= numbers["seconds"] for start, end in times)
     assert times == sorted(times)
 
 
 @needs_weights
 def test_progress_goes_to_standard_error(demo):
-    assert "load tiny.en" in demo[2]
-    assert "in all" in demo[2]
+    _, _, stderr = demo
+    assert all(text in stderr for text in ("load tiny.en", "in all"))
 
 
 @needs_weights

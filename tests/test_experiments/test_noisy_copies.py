@@ -43,4 +43,4 @@ def test_noise_is_added_at_its_ratio(tmp_path):
         with pytest.raises(ValueError, match=r"noise|expected noise"):
             with_noise(made_corpus(), [bad])
     with pytest.raises(ValueError, match="silent"):
-        add(clean, np.zeros(10, np.float32), 5)
+        add(clean, np.zeros(10, np.float32), snr_db=5)

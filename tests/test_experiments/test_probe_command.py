@@ -18,7 +18,7 @@ from experiments.analyses.probe_rows import read_rows
 from experiments.data.corpora import open_corpus
 from interventions import probes
 
-N = 24
+N = 24  # readable recordings of the corpus
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def _the_small_model(small, monkeypatch):
 def folder(tmp_path_factory):
     """Makes 24 recordings of 6 speakers. The label `pitch` is audible, `coin` is random.
 
-    Each recording has a low half and a high half, with their times in the manifest.
+    Each recording has a low half and a high half, with their times in the manifest. The label
+    `pitch` names the first half. Two rows cannot be used: one has no file, one an empty `pitch`.
     """
     where = tmp_path_factory.mktemp("corpus")
     coins, rows = np.random.default_rng(5).permutation(N) % 2, []

@@ -44,8 +44,8 @@ class Interrupted(Exception):
 
 
 def fake_study(stop_at: int | None = None, computed: list[int] | None = None) -> Study:
-    """Makes a study of random numbers. It raises `Interrupted` at item `stop_at`, and appends each
-    item that it computes to `computed`.
+    """Makes a study of random numbers. Its run raises `Interrupted` at item `stop_at`, and appends
+    each item that it computes to `computed`.
     """
 
     def compute(item: int) -> dict[str, Any]:
