@@ -29,6 +29,7 @@ def make_results(effect: float, seed: int = 0) -> xr.Dataset:
     questions = {"gender": two_classes, "accent": four_classes, "noise 10 dB": two_classes}
 
     def probe(name: str) -> xr.Dataset:
+        # `mel=3` adds a baseline "mel" of three uninformative features.
         return planted.probe(name, *questions[name], effect, CONFIG, seed=seed + len(name), mel=3)
 
     return probing.concatenate({name: lambda name=name: probe(name) for name in questions})

@@ -32,7 +32,10 @@ def clip(n: int, n_words: int = 5, set_name: str = "one", speaker: str = "") -> 
 
 
 def make_results(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
-    """Plants errors in the state, from the third layer up, and in the mean log-probability."""
+    """Makes every second transcript bad. Plants this label in the state and the log-probability.
+
+    In the state, the effect grows from the second layer to the top layer.
+    """
     clips = [clip(n) for n in range(128)]
     rates = {clip.id: float(n % 2) for n, clip in enumerate(clips)}
     labels = np.array(["right", "bad"])[np.arange(128) % 2]

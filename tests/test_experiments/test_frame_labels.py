@@ -14,7 +14,9 @@ from experiments.data.frame_labels import energy, frame_labels, pitch, span_labe
 
 @pytest.fixture(scope="module")
 def changed_frames() -> Callable[[int], list[int]]:
-    """Returns the frames of the encoder's embedding that a click at a sample changes."""
+    """Returns a function of a sample number. The function adds a click at this sample, and returns
+    the frames of the encoder's embedding that change.
+    """
     model, carrier = small_recogniser().model, tone(1000, 10.0)
     readout = jaxasr.select("encoder.embed")
 

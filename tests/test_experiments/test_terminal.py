@@ -59,7 +59,7 @@ def test_a_terminal_shows_the_first_tokens_and_how_many_more_there_are(monkeypat
     assert f"w{MAX_TOKENS - 1} " in text
     assert f"w{MAX_TOKENS} " not in text
     assert "3 more tokens on the page" in text
-    assert "(594 characters)" in text
+    assert "(594 characters)" in text  # the note after a long encoder text that is cut
 
 
 def test_a_log_file_is_not_shortened(capsys):
