@@ -1,6 +1,7 @@
 """E1: probes every encoder layer for gender, accent, LibriSpeech's subset and added noise."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -134,9 +135,9 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
             "condition", attributes.condition, config.per_condition
         ),
     }
-    for snr in config.snr_db:  # snr=snr binds the current ratio; a closure would see the last
-        questions[f"noise {snr} dB"] = lambda snr=snr: _probe_noise(
-            encode, corpus, speech, snr, config
+    for snr in config.snr_db:
+        questions[f"noise {snr} dB"] = functools.partial(
+            _probe_noise, encode, corpus, speech, snr, config
         )
     return probing.concatenate(questions)
 
@@ -264,8 +265,7 @@ STUDY = Study(
     about="A linear probe reads the output of each encoder layer, averaged over the frames of a "
     "recording. It is tested on held-out speakers. Controls are shuffled labels, the mean log-mel "
     "spectrum and the embedding below layer 0.",
-    data="LibriSpeech (gender; clean and other), and a corpus of four English accents that is not "
-    "named",
+    data="LibriSpeech (gender; clean and other), and an unnamed corpus of four English accents",
     settings=Config,
     run=run,
     analyse=analyse,

@@ -223,7 +223,7 @@ def _reported_values(rows: xr.Dataset, number: str) -> np.ndarray:
 
 def _auroc_intervals(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, list[float]]]:
     """Computes the area under the ROC curve and its interval, per layer and reported number."""
-    areas = {}
+    areas = {}  # by question
     for question in probing.questions(arrays):
         rows = probing.rows_of(arrays, question)
         by_name = {

@@ -1,6 +1,7 @@
 """E4: tests whether the decoder's state distinguishes speech from sounds without speech."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import xarray as xr
@@ -124,7 +125,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     by_class = {"not speech": noises[: len(speech)], "speech": speech}
     arrays = probing.concatenate(
         {
-            position: lambda position=position: probe_position(position, by_class, config)
+            position: functools.partial(probe_position, position, by_class, config)
             for position in POSITION_TITLES
         }
     )

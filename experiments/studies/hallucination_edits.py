@@ -139,9 +139,7 @@ def _mask_heads(
     """
 
     def ablate_heads(clip: Utterance) -> Arrays:
-        return ablate(
-            asr, clip, HEAD_SITES, kind="zero", max_new_tokens=settings.max_new_tokens
-        )
+        return ablate(asr, clip, HEAD_SITES, kind="zero", max_new_tokens=settings.max_new_tokens)
 
     items = {kind: cache.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
     n_hallucinated = sum(bool(item["baseline_insertions"] > 0) for item in items["nonspeech"])

@@ -67,8 +67,7 @@ def match_pairs(
         Pairs, sorted from the largest error rate. A recording is in at most one pair.
     """
     bad_clips = sorted(
-        (clip for clip in clips if rates[clip.id] > 0),
-        key=lambda clip: (-rates[clip.id], clip.id),
+        (clip for clip in clips if rates[clip.id] > 0), key=lambda clip: (-rates[clip.id], clip.id)
     )
     error_free_clips = [clip for clip in clips if rates[clip.id] == 0]
     pairs = _within_speakers(bad_clips, error_free_clips, max_ratio)

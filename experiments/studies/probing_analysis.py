@@ -116,7 +116,7 @@ def accuracy(
 
 
 def _class_weights(labels: Text) -> np.ndarray:
-    """Returns a weight per row. Their mean is 1, and the weights of each class have the same sum."""
+    """Returns a weight per row, with mean 1. The weights of every class have the same sum."""
     classes, class_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return len(labels) / (len(classes) * counts[class_of_row])
 
