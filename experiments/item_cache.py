@@ -114,7 +114,7 @@ class ItemCache:
 
 
 def short_hash(*values: Any) -> str:
-    """Returns 16 digits of a hash of numbers, texts and containers of them.
+    """Returns 16 hexadecimal digits of a hash of numbers, texts, and containers of both.
 
     The hash is the same in every process.
 

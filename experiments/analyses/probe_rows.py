@@ -26,7 +26,7 @@ class ProbeRows:
         y: labels.
         groups: group of each row, or None. All rows of a group are in one fold.
         types: type of each row, or None. In the control task, each type has a random label.
-        baselines: other features of the same rows, by name. Probes of them are a comparison.
+        baselines: other features of the same rows, by name, to compare with the activations.
         left_out: number of rows that were left out, by reason.
     """
 

@@ -63,8 +63,8 @@ def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]
     """Returns recordings with the labels `target` and `expected`.
 
     Adds synthetic recordings if the corpus has fewer than 20 such recordings and espeak-ng is
-    installed. They contain each sentence of the package once with the target word and once with the
-    expected word. The label `congruent` is True for the expected word.
+    installed. Each voice speaks each sentence of the package once with the target word and once
+    with the expected word. The label `congruent` is True for the expected word.
 
     Args:
         corpus: the recordings.

@@ -47,7 +47,7 @@ def main(
 
 
 def run_probe(probe: LabelProbe, model: str, out: Path, manifest: Path) -> None:
-    """Prints and runs the command of one probe, unless the probe already has a result."""
+    """Prints and runs the command of one probe, if the probe has no result yet."""
     from experiments.cli import app
 
     if _result_file(probe, model, out).is_file():

@@ -71,7 +71,8 @@ _SEVEN_SPEAKERS = (
 _NOISE = (
     "Each recording occurs without noise, and with ESC-10 noise at the given ratio. The test "
     "speakers are never in the training rows. The paper's two classes are LibriSpeech's subsets "
-    "clean and other, which have different speakers and sessions. Here, no data set has both."
+    "clean and other, which have different speakers and sessions. No data set here has both "
+    "subsets."
 )
 _PHONE = (
     "Each row is a frame of 20 ms, and 3,000 frames are sampled. The 61 phones of TIMIT are mapped "

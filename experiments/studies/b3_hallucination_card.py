@@ -81,8 +81,8 @@ for _name, _title in EDIT_TITLES.items():
 class Config(Settings):
     """Settings of B3. Edits are made from one half of the recordings and tested on the other."""
 
-    n_nonspeech: int = choice(400, "recordings without speech; half of them make the edits")
-    n_clean: int = choice(200, "clean recordings; half of them make the edits")
+    n_nonspeech: int = choice(400, "recordings without speech; edits are made from half of them")
+    n_clean: int = choice(200, "clean recordings; edits are made from half of them")
     n_heads: int = choice(3, "masked heads, as many as Calm-Whisper tunes")
     rank: int = choice(
         4, "directions in which states of hallucinations differ most from states of clean speech"

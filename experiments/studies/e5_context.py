@@ -51,8 +51,8 @@ from jaxasr import Recogniser
 
 # Description of the tests that patch the encoder, the decoder, or either of the two.
 _ANY_PATCH_TEST = (
-    "per contextual error, whether any patch of {} restores the spoken word, minus the same for as "
-    "many random edits of equal size"
+    "per contextual error, whether any patch of {} restores the spoken word, minus whether any of "
+    "as many random edits of equal size restores it"
 )
 CLAIMS = {
     "context": Claim(

@@ -160,12 +160,12 @@ def _check_texts(n_hallucinated: int, n_clean: int) -> None:
     if not n_hallucinated:
         raise Untestable(
             "the edit cannot be made: no recording without speech gets words in the half of the "
-            "recordings that makes the edits"
+            "recordings from which edits are made"
         )
     if not n_clean:
         raise Untestable(
             "the edit cannot be made: no clean recording gets words in the half of the recordings "
-            "that makes the edits"
+            "from which edits are made"
         )
 
 

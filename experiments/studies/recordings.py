@@ -26,7 +26,7 @@ from interventions.generation.transcripts import repetition, words
 from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
 
-# A recipe lists the operations that made a recording of the data folder. These keep the words.
+# Operations that keep the words. The recipe of a recording lists the operations that made it.
 _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip", "gain", "norm"}
 # Values of the label `speech_kind`; acted speech, spelling and digits are excluded.
 _PLAIN_SPEECH = (None, "read", "TTS")
@@ -41,7 +41,7 @@ def clean_speech(
 
     Args:
         corpus: the recordings.
-        asr: the model that will transcribe them.
+        asr: the model that will transcribe the recordings.
         n: largest number of recordings.
         max_new_tokens: largest number of tokens per text. Recordings with longer transcripts are
             excluded.
@@ -165,8 +165,8 @@ def find_loops(
         max_new_tokens: largest number of tokens per text.
 
     Returns:
-        The recordings whose text loops. Some were made to trigger loops. These have a transcript
-        only if the operations that made them keep the words.
+        The recordings whose text loops. A recording that was made to trigger loops has a transcript
+        only if the operations of its recipe keep the words.
     """
     loops: list[Utterance] = []
     candidates = _candidates(corpus)[:tries]

@@ -125,16 +125,16 @@ class Claim:
     def judge(self, evidence: Evidence | None, reason: str = "") -> "Finding":
         """Derives the verdict from evidence.
 
-        The claim replicates if the whole interval lies on the claim's side of the null. The p-value
-        must also be at most 0.05, unless it is None.
+        The claim replicates if the whole interval lies on the claim's side of the null. If the
+        evidence has a p-value, the p-value must also be at most 0.05.
 
         Args:
             evidence: None if the claim cannot be tested.
             reason: why the claim cannot be tested.
 
         Returns:
-            The finding. Its verdict is "not testable here" without evidence, with fewer than
-            `min_examples` examples, or if the estimate is not finite.
+            The finding. Its verdict is "not testable here" if there is no evidence, if there are
+            fewer than `min_examples` examples, or if the estimate is not finite.
         """
         if evidence is None or evidence.n < self.min_examples or not np.isfinite(evidence.value):
             return Finding(self, evidence, UNTESTABLE, reason or self._why_untestable(evidence))
