@@ -132,11 +132,15 @@ def _choose_token(
 ) -> _ScoredToken:
     """Encodes the recordings, and chooses the scored token (the answer) and its foil.
 
-    With --text, the answer is the first token after that text. Otherwise the answer is a token of
-    the text that the model generates. It is the first token of --answer, or else the token whose
-    probability the source changes most. Without --foil, the foil is the likeliest token other than
-    the answer. Its probability is that under the source if the source is a recording, else that
-    under the target.
+    The answer is the first token of --answer, scored after --text or where it occurs in the text
+    that the model generates. Without --answer, the answer is one of these tokens:
+
+    * with --text: the likeliest token after that text;
+    * else, if the source is a recording: the generated token whose probability it changes most;
+    * else: the last generated token.
+
+    Without --foil, the foil is the likeliest token other than the answer. It is the likeliest under
+    the source if the source is a recording, else under the target.
     """
     prompt = asr.tokenizer.prompt(question.language)
     empty = jnp.zeros((len(audio), 1), jnp.int32)
@@ -197,7 +201,8 @@ def _find_scored_token(
     Args:
         asr: the recogniser.
         ids: tokens of the text.
-        answers: tokens of --answer. Empty: the token that changes most is chosen.
+        answers: tokens of --answer. Empty: the token that changes most is chosen, or the last token
+            if no token changes.
         changes: size of the change of each token's log-probability under the source, in nats.
         question: the experiment.
     """

@@ -50,7 +50,8 @@ class PatchQuestion:
         sequence: True to generate whole texts, False to score one token.
         text: words before the scored token, or with `sequence` the reference text. "": the text
             that the model generates.
-        answer: the scored word. "": the word whose probability the source changes most.
+        answer: the scored word. "": with `text`, the likeliest word after it. Without `text`, the
+            word whose probability a source recording changes most; for other sources, the last one.
         foil: the word that logit_diff compares with the answer. "": the likeliest other word,
             under the source if it is a recording, else under the target.
         alphas: strengths of the patch. 0 is the target's activation, and 1 the source's. (): the

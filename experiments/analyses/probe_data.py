@@ -108,5 +108,7 @@ def open_activations(
     per_second = speed["utterances"] / max(speed["seconds"], 1e-3)
     steps.note(f"{speed['utterances']} recordings, {per_second:.2f} per second")
     if (first_batch := activations.attrs["settings"]["batch"]) != batch:
-        steps.note(f"--batch {first_batch}, as in the first run, because it changes the rounding")
+        steps.note(
+            f"--batch {first_batch}, as in the first run, because {batch} would round differently"
+        )
     return activations

@@ -46,7 +46,11 @@ _TEXT_HELP = (
     "Words before the scored token. With --sequence: the correct text, for wer and cer. Default: "
     "the text that the model generates."
 )
-_ANSWER_HELP = "The scored word. Default: the word whose probability the source changes most."
+_ANSWER_HELP = (
+    "The scored word. Default with --text: the likeliest word after that text. Default without "
+    "--text: the generated word whose probability the source changes most, or the last word if the "
+    "source is not a recording."
+)
 _FOIL_HELP = (
     "The word that logit_diff subtracts. Default: the likeliest other word, for the source if that "
     "is a recording, else for TARGET."
