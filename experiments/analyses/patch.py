@@ -32,7 +32,7 @@ def check_grid(question: PatchQuestion) -> None:
         ValueError: a dimension does not fit. The message names `--over`.
     """
     # The dimensions of a site are the same in all models, so the smallest model serves here.
-    spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)
+    spec = sites.spec(SIZES["tiny.en"], question.site, batch=1, n_tokens=1)
     options = {"window_s": question.window_s, "n_frames": 1, "selected": {}}
     try:
         Grid.of(spec, question.dims, alphas=question.alphas or (1.0,), **options)

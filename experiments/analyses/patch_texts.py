@@ -227,7 +227,9 @@ def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion
     site = question.site
     if sites.stack_of(site) == "encoder":
         acts = asr.model.encode(targets.mel, readout=jaxasr.select(site))[1]
-        n_steps = sites.spec(asr.config, site, 1, 1).size("T" if "T" in sites.SITES[site] else "S")
+        spec = sites.spec(asr.config, site, batch=1, n_tokens=1)
+        # The time axis is T, or S at the sites of keys and values.
+        n_steps = spec.size("T" if "T" in sites.SITES[site] else "S")
         per_frame = n_steps // asr.config.n_audio_ctx  # 2 at the first convolution
         is_speech = np.arange(n_steps) < per_frame * targets.n_frames[:, None]
         return mean_ablation(acts[site], site, jnp.asarray(is_speech)).value

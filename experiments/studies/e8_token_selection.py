@@ -180,7 +180,8 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     if reason := arrays.attrs.get("untestable"):
         return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
     depth = arrays.depth.values
-    top, lower = layers_in_band(depth, 0.9, 1), layers_in_band(depth, 0, 0.625)
+    top = layers_in_band(depth, low=0.9, high=1)
+    lower = layers_in_band(depth, low=0, high=0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
     # In the paper, the similarities change at layer 25 of 32, which has depth 0.78.
     shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)

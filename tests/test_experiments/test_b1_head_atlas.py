@@ -19,6 +19,7 @@ from interventions import Patch, only
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
+# One cell per decoder head of a model with four layers of three heads.
 CELLS = site_cells(
     Model(
         n_mels=80,
@@ -35,6 +36,7 @@ CELLS = site_cells(
     HEAD_SITES,
 )
 N = 20  # recordings of each kind
+# Published outcomes of ablating heads on loops.
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
 

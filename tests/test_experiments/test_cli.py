@@ -171,11 +171,14 @@ def test_info_describes_a_model_without_its_weights():
     ("model", "millions"), [("tiny", 37.76), ("base", 72.59), ("large-v3", 1543.49)]
 )
 def test_parameter_counts_equal_those_of_released_models(model, millions):
-    assert describe(model, 1, 1)["n_parameters"] == pytest.approx(millions * 1e6, abs=5e4)
+    n_parameters = describe(model, batch=1, n_tokens=1)["n_parameters"]
+    assert n_parameters == pytest.approx(millions * 1e6, abs=5e4)
 
 
 def test_bfloat16_takes_half_the_bytes():
-    single, half = (describe("tiny", 1, 3, dtype) for dtype in ("float32", "bfloat16"))
+    single, half = (
+        describe("tiny", batch=1, n_tokens=3, dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
     assert single["parameter_bytes"] == 2 * half["parameter_bytes"]
     assert [row["bytes"] for row in single["sites"]] == [2 * row["bytes"] for row in half["sites"]]
 
@@ -234,11 +237,8 @@ def demo(tmp_path_factory):
 @needs_weights
 def test_demo_saves_text_lenses_and_provenance(demo):
     numbers, out, _ = demo
-    assert sorted(path.name for path in out.iterdir()) == [
-        "command.json",
-        "index.html",
-        "lens.json",
-    ]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["command.json", "index.html", "lens.json"]
     assert numbers["text"] == TEXT
     assert "".join(numbers["logit_lens"]["tokens"]).strip() == TEXT
     assert [row["category"] for row in numbers["encoder_lens"]][-1] == "correct"

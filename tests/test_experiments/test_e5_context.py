@@ -24,6 +24,7 @@ from jaxasr import Config as Model
 from jaxasr.taps import At
 
 CONFIG = Config()
+# Cells of patching a model with four layers per stack: one per site, layer and strength.
 CELLS = site_cells(
     Model(
         n_mels=80,

@@ -23,7 +23,7 @@ MODEL = Model(
     n_text_layer=4,
 )
 SITES = (*COMPONENT_SITES, *HEAD_SITES)
-CELLS = site_cells(MODEL, SITES)
+CELLS = site_cells(MODEL, SITES)  # one per layer of a component, and one per head
 
 
 def make_results(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) -> xr.Dataset:

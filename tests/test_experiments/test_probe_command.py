@@ -42,7 +42,10 @@ def folder(tmp_path_factory):
     coins, rows = np.random.default_rng(5).permutation(N) % 2, []
     for i in range(N):
         hz = 300 + i if i % 2 else 2000 + 10 * i
-        write(where / f"{i}.wav", np.concatenate([tone(hz, 0.2, i), tone(3300 - hz, 0.2, i)]))
+        write(
+            where / f"{i}.wav",
+            np.concatenate([tone(hz, seconds=0.2, seed=i), tone(3300 - hz, seconds=0.2, seed=i)]),
+        )
         halves = [[0.0, 0.2, "low" if i % 2 else "high"], [0.2, 0.4, "high" if i % 2 else "low"]]
         labels = {"pitch": "low" if i % 2 else "high", "coin": int(coins[i]), "same": "x", "hz": hz}
         rows.append(

@@ -105,8 +105,8 @@ def test_unreadable_recordings_are_listed_and_change_no_other_row(small, full, t
         Utterance("gone", tmp_path / "gone.wav"),
         Utterance("broken", tmp_path / "broken.wav"),
     ]
-    long = Utterance("long", Path("long"), read=lambda: tone(300, 31.0))
-    short = Utterance("short", Path("short"), read=lambda: tone(300, 0.05))
+    long = Utterance("long", Path("long"), read=lambda: tone(300, seconds=31.0))
+    short = Utterance("short", Path("short"), read=lambda: tone(300, seconds=0.05))
     corpus = Corpus("mixed", "memory", (good[0], *unreadable, good[1], long, short, good[2]))
     mixed = store.extract(
         small, corpus, tmp_path / "store", sites=(SITE,), pool=("speech", 3), batch=2

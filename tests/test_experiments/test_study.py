@@ -29,7 +29,7 @@ from experiments.studies.study import (
     paper,
 )
 
-HOSTILE_TEXT = "<script>alert(1)</script> & <b>"
+HOSTILE_TEXT = "<script>alert(1)</script> & <b>"  # a page must escape it
 CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", min_examples=3)
 
 
