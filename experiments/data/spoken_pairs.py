@@ -97,8 +97,15 @@ def _utterance(pair: Pair, voice: str, congruent: bool) -> Utterance:
         "lang": "en",
         "set": "pairs",
     }
-    name, samples = f"{voice}: {text}", functools.partial(synthesise_sentence, text, voice)
-    return Utterance(name, Path(name), voice, text, labels=labels, read=samples)
+    name = f"{voice}: {text}"
+    return Utterance(
+        id=name,
+        path=Path(name),
+        speaker=voice,
+        transcript=text,
+        labels=labels,
+        read=functools.partial(synthesise_sentence, text, voice),
+    )
 
 
 @functools.lru_cache(maxsize=64)

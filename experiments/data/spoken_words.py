@@ -97,10 +97,10 @@ def voice_installed() -> bool:
 
 def _utterance(word: str, category: str, voice: str) -> Utterance:
     return Utterance(
-        f"{word}, {voice}",
-        Path(f"{word}.wav"),
-        voice,
-        word,
+        id=f"{word}, {voice}",
+        path=Path(f"{word}.wav"),
+        speaker=voice,
+        transcript=word,
         labels={"category": category, "lang": "en", "speech_kind": "TTS"},
         read=functools.partial(synthesise_word, word, VOICES[voice]),
     )

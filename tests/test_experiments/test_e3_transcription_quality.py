@@ -28,7 +28,8 @@ def clip(n: int, n_words: int = 5, set_name: str = "one", speaker: str = "") -> 
     """Makes recording number `n`. By default, each speaker has four recordings."""
     text, labels = " ".join(["word"] * n_words), {"set": set_name, "lang": "en"}
     speaker = speaker or f"speaker {n // 4}"
-    return Utterance(f"{set_name} {n}", Path("x"), speaker, text, labels=labels)
+    name = f"{set_name} {n}"
+    return Utterance(name, Path("x"), speaker=speaker, transcript=text, labels=labels)
 
 
 def make_results(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:

@@ -65,5 +65,10 @@ def _utterance(table: Path, line_number: int, row: dict[str, str]) -> Utterance:
     labels = {
         key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS and key is not None
     }
-    audio = table.parent / "clips" / row["path"]
-    return Utterance(row["path"], audio, row["client_id"], row["sentence"], labels=labels)
+    return Utterance(
+        id=row["path"],
+        path=table.parent / "clips" / row["path"],
+        speaker=row["client_id"],
+        transcript=row["sentence"],
+        labels=labels,
+    )
