@@ -95,7 +95,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         The dataset of `probe_position`, with rows of both positions. The attributes are counts:
         `sounds`: all sounds without speech.
         `fluent`: selected sounds with fluent texts, at most `config.per_class`.
-        `recordings`: recordings that the selected sounds were made from.
+        `recordings`: recordings and white noises that the selected sounds were made from.
     """
 
     def transcribe(sound: Sound) -> Arrays:
