@@ -20,7 +20,7 @@ def find(path: Path) -> Path | None:
     """Returns the table of clips at `path`, or None if `path` is not Common Voice.
 
     Args:
-        path: the folder, in which the table is validated.tsv, or a table.
+        path: a table, or the folder of Common Voice, whose table is validated.tsv.
     """
     table = path / "validated.tsv" if path.is_dir() else path
     has_clips = (table.parent / "clips").is_dir()
