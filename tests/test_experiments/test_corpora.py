@@ -158,8 +158,7 @@ def test_a_hugging_face_dataset_has_class_names(monkeypatch, tmp_path):
             assert (name, kind.decode) == ("audio", False)
             return self
 
-    file = write(tmp_path / "a.wav", tone(300, seconds=0.2))
-    sound = {"bytes": file.read_bytes(), "path": "a.wav"}
+    sound = {"bytes": write(tmp_path / "a.wav", tone(300, 0.2)).read_bytes(), "path": "a.wav"}
     rows = Rows(
         [
             {"audio": sound, "sentence": "Hi.", "client_id": "c", "sex": 1},
