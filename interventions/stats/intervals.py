@@ -30,7 +30,7 @@ def bootstrap(
         level: the coverage of the interval, between 0 and 1.
         n: the number of resamples.
         seed: the seed of the resamples.
-        method: "bca", bias-corrected and accelerated, or "percentile".
+        method: "bca" (bias-corrected and accelerated) or "percentile".
 
     Returns:
         `mean`, `low` and `high` over cells.
@@ -100,8 +100,8 @@ def max_sign_flip(
 
     Compares every cell with the largest effect of any cell under flipped signs. All cells share the
     same signs, which keeps the dependence between cells. If no cell has an effect, the
-    smallest p-value is at most 0.05 with a probability of at most 0.05. Effects are divided by
-    their root mean square, so that a noisy cell does not set the scale for the others.
+    smallest p-value is at most 0.05 with a probability of at most 0.05. The mean of each cell is
+    divided by the root mean square of its values, so that no noisy cell sets the scale for others.
 
     Args:
         values: labelled differences with at least two examples along `dim`.
@@ -136,10 +136,10 @@ def max_permutation(
     """Computes max-statistic p-values under the null that cells are exchangeable.
 
     Permutes each example's values across cells, and compares every cell's mean with the largest
-    mean of a permutation. Use this test where many edits change the same examples, such as a loop
-    that every second ablation stops. A small p-value then means that the cell changes more examples
-    than the best of equally effective cells would by chance. The test is one-sided: only large
-    values count.
+    mean of a permutation. Use this test where many edits change the same examples, for example
+    where half of all ablations end the same repetition loop. A small p-value then means that the
+    cell changes more examples than the best of equally effective cells would by chance. The test is
+    one-sided, because only large values count.
 
     Args:
         values: labelled values with at least two examples along `dim`.

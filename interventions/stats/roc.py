@@ -61,7 +61,7 @@ def auroc_interval(
     """
     if not scores.shape == positive.shape == (len(scores) if against is None else len(against),):
         raise ValueError(
-            "scores, positive, against: expected as many of each, "
+            "scores, positive, against: expected the same number of rows, "
             f"got shapes {scores.shape} and {positive.shape}."
         )
     columns = [scores] if against is None else [scores, against]

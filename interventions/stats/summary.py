@@ -30,7 +30,7 @@ def summarize(
     Args:
         result: the result of `sweep`, `attribution`, `sequence_sweep` or `generation_sweep`.
         variable: for `sequence_sweep` and `generation_sweep`, the score to summarise, such as "wer"
-            or "resolved".
+            or "resolved" (1 if the edit ends a repetition loop, 0 otherwise).
         tokenizer: the model's tokenizer. With it, each position is labelled with the text of its
             token, as the coordinate `token`.
         level: the coverage of the bootstrap intervals.

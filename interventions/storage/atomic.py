@@ -2,8 +2,8 @@
 
 A writer puts new files into a hidden staging folder inside their target folder. When all files are
 complete, it renames the staging folder and then moves the files into place. A killed process leaves
-its staging folder. If that folder has the second name, the next writer moves its files into place.
-Otherwise the next writer removes it.
+its staging folder. If the process had renamed this folder, the next writer moves its files into
+place. Otherwise the next writer removes the folder.
 """
 
 import os
@@ -138,11 +138,11 @@ def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator
 def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
     """Removes the lock file of `folder` if a killed process left it.
 
-    Use it for a complete folder. Other folders need no such call, because their next `only_writer`
-    removes the file.
+    Call this function for a complete folder, into which no process writes again. In other folders,
+    the next call of `only_writer` removes the file.
 
     Args:
-        folder: the folder whose lock file is removed. Its lock is left if a process holds it.
+        folder: the folder whose lock file is removed, unless a process holds the lock.
 
     Example:
         >>> import tempfile

@@ -38,13 +38,13 @@ def check_result_metadata(folder: Path) -> None:
             raise ValueError(
                 f"{file}: expected one zarr group of format 2, as save_result writes it."
             )
-        is_other_folder = file.is_dir() and not (file / ".zarray").is_file()
-        is_other_file = file.parent == folder and file.is_file()
+        is_unknown_folder = file.is_dir() and not (file / ".zarray").is_file()
+        is_unknown_file = file.parent == folder and file.is_file()
         if file.name in (".zattrs", ".zgroup"):
             read_json(file)
         elif file.name == ".zarray":
             _check_array(file)
-        elif is_other_folder or is_other_file:
+        elif is_unknown_folder or is_unknown_file:
             raise ValueError(f"{file}: expected only what save_result writes in {str(folder)!r}.")
 
 
