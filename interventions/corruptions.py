@@ -247,7 +247,7 @@ def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
     """Parses a source of the command line.
 
     Args:
-        text: `noise` (white, of the same length and RMS), `snr:5` (adds noise 5 dB below the audio),
+        text: `noise` (white, of the same length and RMS), `snr:5` (adds noise at 5 dB SNR),
             `silence` (a silent recording), `bandstop:300-3000` (Hz), `mask:1.0-2.0` (seconds),
             `zero` (zero activations), or the path of an audio file.
         seed: seed of the noise.

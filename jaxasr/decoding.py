@@ -282,8 +282,8 @@ class DecodingSession:
             self.memory,
             self.edits,
             NOTHING,
-            cache.prepared(start, positions),
-            self.blocks,
+            cache=cache.prepared(start, positions),
+            blocks=self.blocks,
         )
         assert updated is not None  # `residual` returns a cache if it receives one
         logits = self._logits(x, tap, tokens.shape[1] - 1)
@@ -293,7 +293,7 @@ class DecodingSession:
         return logits, updated, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
-        """Returns the logits after one column, whose position the edits of the logits receive."""
+        """Returns the logits after one column. Edits of the logits receive its position."""
         columns = slice(column, column + 1)
         tap = dataclasses.replace(tap, positions=tap.positions[:, columns], acts={})
         return self.model.decoder.to_logits(x[:, columns], tap)[:, 0]

@@ -112,7 +112,7 @@ class Rules:
         return (ids >= self.timestamp_begin) & (ids < self.timestamp_begin + N_TIMESTAMPS)
 
     def _forbidden_first_tokens(self) -> Bool[Array, "V"]:
-        """Returns True for every token but the timestamps that may come first."""
+        """Returns False for timestamps that may come first, and True for all other tokens."""
         step = self._all_ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
 

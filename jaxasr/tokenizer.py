@@ -271,7 +271,7 @@ class Tokenizer:
             for symbol in [*SYMBOLS, *NOTES]
             for space in ("", " ")
         ]
-        # A symbol of several tokens cannot be suppressed without suppressing parts of other text.
+        # Suppressing the tokens of a symbol with several tokens would also suppress other text.
         ids = {tokens[0] for symbol, tokens in spellings if len(tokens) == 1 or symbol in NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
 

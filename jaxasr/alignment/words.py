@@ -204,7 +204,7 @@ def _check_arguments(
 
 def _pad_rows(rows: list[list[int]], pad_id: int, context: int) -> Int[np.ndarray, "B T"]:
     longest = max(map(len, rows))
-    width = min(context, -(-longest // _PADDING_MULTIPLE) * _PADDING_MULTIPLE)
+    width = min(context, -(-longest // _PADDING_MULTIPLE) * _PADDING_MULTIPLE)  # rounded up
     return np.array([row + [pad_id] * (width - len(row)) for row in rows], np.int32)
 
 

@@ -162,7 +162,7 @@ def _rename_tensors(variables: dict[str, Variable], file_bytes: FileBytes) -> di
             continue
         scale = _find_scale(variables, variable)
         for i, target in enumerate(targets):
-            part = _select_row_block(variable, scale, i, len(targets))
+            part = _select_row_block(variable, scale, index=i, n_parts=len(targets))
             if target is None:
                 _check_zero_bias(variable, part)
             else:

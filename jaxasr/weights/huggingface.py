@@ -70,6 +70,7 @@ _LAYER_MODULES = {
     for hf_module, module in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
     for projection, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
 }
+# The inverse of `_LAYER_MODULES`.
 _HF_LAYER_MODULES = {module: hf_module for hf_module, module in _LAYER_MODULES.items()}
 
 

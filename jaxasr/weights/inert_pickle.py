@@ -94,7 +94,8 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def pop_to_mark(self) -> list[Any]:
-        # The search visits only items that are then removed. So all searches together are linear.
+        # The search visits only items that are then removed, so all searches together take linear
+        # time.
         indices = range(len(self.stack) - 1, -1, -1)
         mark = next((i for i in indices if self.stack[i] is _MARK), None)
         if mark is None:
