@@ -95,15 +95,16 @@ JOBS: dict[str, Callable[[Path], None]] = {
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Returns the contents of all files in `folder`, except times and provenance."""
+    """Returns the contents of all files in `folder`, except those that differ between runs."""
     return {
         str(file.relative_to(folder)): _read(file)
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not _dated(file)
+        if file.is_file() and not _differs_between_runs(file)
     }
 
 
-def _dated(file: Path) -> bool:
+def _differs_between_runs(file: Path) -> bool:
+    # These files contain times, provenance, or checksums of such files.
     return file.name in (
         "index.html",
         "zarr.json",
@@ -116,9 +117,9 @@ def _dated(file: Path) -> bool:
 
 def _read(file: Path) -> object:
     if file.name == "result.json":
-        dated = ("provenance", "seconds", "seconds_taken")
+        changing = ("provenance", "seconds", "seconds_taken")
         return {
-            key: value for key, value in json.loads(file.read_text()).items() if key not in dated
+            key: value for key, value in json.loads(file.read_text()).items() if key not in changing
         }
     if file.suffix == ".npz":
         with np.load(file) as arrays:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from attacks.recordings import attack, mutate_recording
-from attacks.sample_files import kinds
+from attacks.sample_files import intact_recordings
 
 
 @pytest.fixture(scope="module")
 def intact() -> dict[str, bytes]:
-    return kinds()
+    return intact_recordings()
 
 
 def damaged(intact: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:

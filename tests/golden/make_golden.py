@@ -12,6 +12,7 @@ from torch_reference import reference
 
 from experiments.bench.torch_whisper import build
 
+# Sites at which the golden file also has the values of left-padded rows.
 PADDED_SITES = ("decoder.resid_post", "decoder.ln", "decoder.logits")
 
 

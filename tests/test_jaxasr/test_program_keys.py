@@ -26,7 +26,7 @@ def test_each_kind_of_edit_computes_its_values_after_all_other_kinds(order):
     compiled._jitted.cache_clear()
     # The programs are built in this process, so that they could be confused.
     for name in list(CALLS)[::order]:
-        expected = program_pairs.result(name, CALLS, run=False).split()
+        expected = program_pairs.result(name, CALLS, compile_it=False).split()
         values = program_pairs.result(name, CALLS).split()
         np.testing.assert_allclose(
             np.array(values, float), np.array(expected, float), rtol=1e-4, atol=2e-4, err_msg=name
