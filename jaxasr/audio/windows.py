@@ -26,7 +26,7 @@ class AudioWindows:
 
         windows = AudioWindows.from_audio(audio, asr.config, padding="audio")
         windows.features(100).shape  # (80, 3000), from 1.00 s on
-        windows.n_unpadded_frames(100)  # those of the recording from frame 100 on
+        windows.n_unpadded_frames(100)  # frames of the recording in this window
         ```
     """
 

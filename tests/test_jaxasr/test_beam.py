@@ -1,4 +1,4 @@
-"""Beam search equals a plain implementation of openai/whisper's, and that of CTranslate2."""
+"""Beam search equals a plain version of openai/whisper's search, and that of CTranslate2."""
 
 import functools
 
@@ -38,7 +38,7 @@ from jaxasr.rules import rules_for
     scale=st.floats(0.3, 4),
     end_bias=st.floats(-3, 12),
 )
-def test_it_finds_the_text_of_the_reference_search(
+def test_beam_search_finds_the_text_of_the_reference_search(
     tiny_model, seed, program, patience, penalty, scale, end_bias
 ):
     beam_size, stamps, penalised = program
@@ -125,7 +125,10 @@ def test_a_padded_prompt_gives_the_text_of_the_prompt(tiny_model):
     np.testing.assert_allclose(unpadded.logprobs, shifted.logprobs, rtol=0, atol=2e-5)
 
 
-NO_LAYER = 99  # no layer has this number, so an edit there has no effect but uses the same program
+# No layer has this number. An edit of this layer has no effect, but it uses the same program as an
+# edit of another layer.
+NO_LAYER = 99
+# `Shift(value, layer, position)` adds a value, and `SilenceHead(layer, head)` ablates a head.
 EDITS = {
     "a generated position": {
         "decoder.mlp.post": Shift(1.0, 1, N_PROMPT + 2),
@@ -219,6 +222,7 @@ def test_a_batch_of_edits_shares_one_memory(tiny_model):
 
 
 def shapes_in(jaxpr):
+    """Yields the shape of every array that a jaxpr or a jaxpr inside of it computes."""
     for eqn in jaxpr.eqns:
         yield from (getattr(v.aval, "shape", ()) for v in eqn.outvars)
         for param in jax.tree.leaves(

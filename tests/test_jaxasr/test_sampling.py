@@ -73,7 +73,7 @@ def test_samples_follow_the_distribution_of_the_model(tiny_model, inputs):
     )
 
 
-def test_rules_see_the_tokens_generated_so_far(tiny_model, inputs):
+def test_rules_receive_the_tokens_generated_so_far(tiny_model, inputs):
     def no_repeats(logits, tokens, n_tokens, n_prompt):
         is_filled = jnp.arange(tokens.shape[1]) < n_tokens
         return jnp.where(
@@ -81,6 +81,7 @@ def test_rules_see_the_tokens_generated_so_far(tiny_model, inputs):
         )
 
     out = generate(tiny_model, inputs, rules=no_repeats)
+    # Only end-of-text and tokens of the prompt may occur more than once in a row.
     for row in np.concatenate([inputs[1], out.tokens], 1):
         assert len(set(row)) >= len(row) - (row == EOT).sum() - (
             len(inputs[1][0]) - len(set(row[:N_PROMPT]))

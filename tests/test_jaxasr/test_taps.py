@@ -1,4 +1,4 @@
-"""Edits and readouts: refused ones, ones without effect, and the arguments of an edit."""
+"""Wrong edits and readouts are refused, and an edit gets its layer, positions and keys."""
 
 import jax
 import jax.numpy as jnp
@@ -173,7 +173,7 @@ def test_a_readout_of_an_edited_site_returns_the_edited_value(tiny_model, inputs
 
     (plain_out, plain), (out, edited) = run(1.0, 0.0), run(0.5, 0.25)
     # Compares only the first layer, because the edit changes the inputs of later layers.
-    layer = 0 if site in jaxasr.sites.LAYERED else ...
+    layer = 0 if site in jaxasr.sites.LAYERED else ...  # `...` selects everything
     before, after = (np.asarray(acts[site])[layer] for acts in (plain, edited))
     finite = np.isfinite(before)
     np.testing.assert_allclose(after[finite], 0.5 * before[finite] + 0.25, rtol=2e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""A random model transcribes noise: windows, options, edits and errors are right."""
+"""A random model transcribes noise with the right windows, options, edits and errors."""
 
 import functools
 import json
@@ -100,11 +100,11 @@ def test_windows_without_timestamps_do_not_depend_on_the_batch(batch_size):
 
 def test_edits_of_both_stacks_act_in_every_window():
     plain = transcribed(noise(61), timestamps=False)
-    double = {"encoder.resid_post": lambda x, at: -2 * x}
+    inverted = {"encoder.resid_post": lambda x, at: -2 * x}
     swapped = {"decoder.resid_post": lambda x, at: x[..., ::-1]}
-    same = {"encoder.embed": lambda x, at: x, "decoder.logits": lambda x, at: x}
-    assert transcribed(noise(61), same, timestamps=False) == plain
-    for edits in (double, swapped, double | swapped):
+    identity = {"encoder.embed": lambda x, at: x, "decoder.logits": lambda x, at: x}
+    assert transcribed(noise(61), identity, timestamps=False) == plain
+    for edits in (inverted, swapped, inverted | swapped):
         edited = transcribed(noise(61), edits, timestamps=False)
         assert all(
             a.tokens != b.tokens or a.avg_logprob != b.avg_logprob

@@ -1,4 +1,4 @@
-"""Models whose output projection is not the token embedding."""
+"""Models load and compute correctly if their output projection is not the token embedding."""
 
 import json
 
