@@ -98,8 +98,8 @@ class Tokenizer:
     def is_text(self, id_: int) -> bool:
         """Returns whether a token is text, and neither a control token nor a timestamp.
 
-        Text tokens that fine-tuning added after the timestamps count as text. Tokens that the
-        tokenizer marks as special, and ids that it does not know, do not.
+        Text tokens that fine-tuning added after the timestamps count as text. Special tokens are
+        not text, and neither are ids that the tokenizer does not know.
         """
         return id_ < self.special.eot or id_ in self._text_after_timestamps
 

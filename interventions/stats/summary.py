@@ -45,9 +45,9 @@ def summarize(
 
         - `value`: the metric after the patch.
         - `change`: `value - baseline`.
-        - `recovery`: `change / (source - baseline)`, if the metric of the source is known. It is 0
-          if the patch changes nothing and 1 if it restores the metric of the source. It is NaN
-          where source and baseline agree.
+        - `recovery`: `change / (source - baseline)`, if the metric of the source is known. 0 means
+          that the patch changes nothing, and 1 that the patched metric equals that of the source.
+          NaN where source and baseline agree.
 
         Per example:
 

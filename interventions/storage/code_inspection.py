@@ -75,7 +75,10 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
 def _module_attributes(
     path: str, value: Any, names: set[str], outer: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
-    """Returns the attributes in `names` of a user's module and of its modules, by dotted path."""
+    """Returns attributes of a user's module and of modules in it, by dotted path.
+
+    Only attributes whose name is in `names` are returned. `outer` are the modules around `value`.
+    """
     is_module = isinstance(value, types.ModuleType)
     # Modules may refer to each other, so those in `outer` are not entered again.
     if not is_module or is_library_module(value.__name__) or value in outer:

@@ -15,7 +15,7 @@ from interventions.storage.untrusted_files import DTYPE_KINDS, MAX_UNPACK_RATIO,
 # Zarr does not store chunks that contain only the fill value. A variable may therefore declare this
 # many bytes without having any chunk.
 _MAX_UNSTORED_BYTES = 64 << 20
-# Codecs of an activation store. It has no compression, only checksums.
+# Codecs of an activation store, which has no compression but checksums.
 _UNCOMPRESSED = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
 _CODECS = (*_UNCOMPRESSED, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})
 _TEXT_CODECS = ({"name": "vlen-utf8"}, {"name": "vlen-utf8", "configuration": {}}, *_CODECS)

@@ -1,4 +1,4 @@
-"""Divides a given text among spans of a recording, by matching its words to a transcript."""
+"""Divides a given text among spans of a recording. Matches the text to a transcript by words."""
 
 import dataclasses
 import itertools

@@ -68,7 +68,8 @@ def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
 
     Raises:
         DecodingError: libsndfile does not read the format, decodes no samples, or stops before the
-            end of compressed audio. Of several concatenated streams it decodes only the first.
+            end of compressed audio. libsndfile decodes only the first of several
+            concatenated streams.
         ImplausibleError: see `check_format`.
 
     Example:

@@ -105,8 +105,8 @@ def _select_row_block(
 
 
 def _check_zero_bias(variable: Variable, part: LazyTensor) -> None:
-    # CTranslate2 concatenates the biases of key and value. Whisper's key has none, so its part of
-    # the variable must be zero.
+    # CTranslate2 concatenates the biases of key and value. Whisper's key has no bias, so the
+    # part of the key in the variable must be zero.
     if np.any(part.read()):
         expected = f"{variable.name}: zeros where the key projection has no bias"
         raise file_error(variable.file_bytes, expected, "other values", RECONVERT)

@@ -2,7 +2,7 @@
 
 Imports nothing and calls nothing that the file names. `pickletools` of the standard library decodes
 the opcodes, and `_Machine` executes the few that are allowed. `pickle.Unpickler` with a list of
-allowed names is not enough, because a damaged memo index makes it allocate tens of gigabytes.
+allowed names is not enough, because it allocates tens of gigabytes for a damaged memo index.
 """
 
 import dataclasses

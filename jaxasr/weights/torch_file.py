@@ -28,8 +28,8 @@ _DTYPES = {
 }
 _MAX_PICKLE_BYTES = 1 << 22  # the largest released pickle has 0.3 MB
 _MAX_DIRECTORY_BYTES = 1 << 22  # of the zip's list of entries; released lists have at most 0.2 MB
-# Largest size of all tensors, as a multiple of the file size. Without it, many tensors that share
-# one storage could make a small file fill the memory.
+# Largest size of all tensors, as a multiple of the file size. Without this limit, a
+# small file could fill the memory with many tensors that share one storage.
 _MAX_SIZE_RATIO = 4
 _CLONE_REMEDY = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
 _RESAVE_REMEDY = (
