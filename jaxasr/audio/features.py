@@ -107,7 +107,7 @@ def _mel_edges(n: int) -> np.ndarray:
     """Returns `n` frequencies in Hz at equal distances on Slaney's mel scale."""
     # The scale is linear up to 1,000 Hz, with 3 mel per 200 Hz. Above 1,000 Hz it is logarithmic,
     # with 27 mel per factor of 6.4.
-    knee, step = 15.0, np.log(6.4) / 27
+    knee, step = 15.0, np.log(6.4) / 27  # 15 mel are 1,000 Hz; log of the factor per mel above
     mels = np.linspace(0, knee + np.log(SAMPLE_RATE / 2 / 1000) / step, n)
     return np.where(mels < knee, mels * 200 / 3, 1000 * np.exp(step * (mels - knee)))
 

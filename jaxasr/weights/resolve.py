@@ -153,7 +153,7 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
     if path.name == "model.bin":
         return ctranslate2.read((path,), path.parent, name or path.resolve().parent.name)
     if path.suffix in (".safetensors", ".bin") or path.name in huggingface.WEIGHT_FILES:
-        return huggingface.read(path.parent, name or path.resolve().parent.name, path)
+        return huggingface.read(path.parent, name or path.resolve().parent.name, given=path)
     return openai.read(path, name or path.stem)
 
 

@@ -16,7 +16,7 @@ N_RECORDINGS = 12
 
 
 def sweep(folder: Path) -> None:
-    """Sweeps all heads of two examples; `done.npy` holds the values."""
+    """Sweeps all heads of two examples, and writes the bytes of the values to `done.npy`."""
     import jax
     from golden.tiny import checkpoint, tiny_state
 

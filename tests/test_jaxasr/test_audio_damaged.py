@@ -94,8 +94,8 @@ def test_truncated_files_give_what_pyav_decodes(tmp_path, speech, kind):
         "webm": lambda: with_pyav(speech, RATE, "webm", "libopus"),
         "mpegts": lambda: with_pyav(speech, RATE, "mpegts", "aac"),
     }[kind]()
-    for part in (0.5, 0.83):
-        path = write(tmp_path / f"{part}.{kind}", whole[: int(part * len(whole))])
+    for fraction in (0.5, 0.83):
+        path = write(tmp_path / f"{fraction}.{kind}", whole[: int(fraction * len(whole))])
         assert 0 < len(decode_with_pyav(path)) < 2 * SAMPLE_RATE
         assert agrees_with_pyav(*compare_with_pyav(path))
 

@@ -101,6 +101,7 @@ def test_words_that_are_not_spoken_get_times_and_low_probabilities():
     [
         ({"text": ""}, "text: expected words, got ''"),
         ({"text": " … !? "}, "text: expected words"),
+        # A window has 448 positions, of which control tokens take 5.
         ({"text": "word " * 600}, "at most 443 tokens for the 7.5 s .* got 600"),
         (
             {"audio": np.concatenate([silence(31)]), "text": "word " * 900},

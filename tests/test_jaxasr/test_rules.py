@@ -172,7 +172,7 @@ def test_rules_of_a_released_vocabulary_suppress_its_control_tokens(tok):
 def test_the_first_timestamp_of_a_released_vocabulary_is_limited():
     tokens = jnp.asarray([BASE.prompt(timestamps=True) + [0] * 4])
     logits = rules_for(BASE, timestamps=True, max_initial_timestamp=0.5)(
-        jnp.zeros((1, BASE.n_vocab)), tokens, 3, 3
+        jnp.zeros((1, BASE.n_vocab)), tokens, length=3, prompt_len=3
     )
     assert BASE.token_texts(np.flatnonzero(np.isfinite(logits[0]))) == [
         f"<|{i / 50:.2f}|>" for i in range(26)
@@ -184,8 +184,9 @@ def test_wrong_ids_times_and_vocabularies_are_refused():
         rules_for(BASE, suppress=[51865])
     with pytest.raises(ValueError, match=r"max_initial_timestamp.*31"):
         rules_for(BASE, max_initial_timestamp=31)
+    logits, tokens = jnp.zeros((1, 51864)), jnp.zeros((1, 4), jnp.int32)
     with pytest.raises(ValueError, match=r"51865.*got 51864"):
-        rules_for(BASE)(jnp.zeros((1, 51864)), jnp.zeros((1, 4), jnp.int32), 4, 4)
+        rules_for(BASE)(logits, tokens, length=4, prompt_len=4)
 
 
 def test_rules_are_frozen():

@@ -143,6 +143,7 @@ def test_a_large_pickle_is_refused_without_reading_it(tmp_path):
 
 
 def test_a_zip_with_a_large_directory_is_refused_without_opening_it(tmp_path):
+    # An entry of the directory of a zip, for an empty file with the name "a".
     entry = (
         struct.pack(
             "<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0
@@ -150,6 +151,7 @@ def test_a_zip_with_a_large_directory_is_refused_without_opening_it(tmp_path):
         + b"a"
     )
     directory = entry * 200_000
+    # The record at the end of the zip gives the size and the place of the directory.
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(directory), 4, 0)
     (tmp_path / "m.pt").write_bytes(b"PK\3\4" + directory + end)
     _assert_refused_within(2, tmp_path / "m.pt", "bytes of a zip directory")

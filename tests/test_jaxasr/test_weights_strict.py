@@ -171,11 +171,11 @@ def file_to_damage(request, tmp_path_factory):
         checkpoints.random_tensors(_CONFIG),
         _CONFIG,
     )
-    assert _is_read(folder)
+    assert _can_be_read(folder)
     return folder, folder / file, (folder / file).read_bytes()
 
 
-def _is_read(folder) -> bool:
+def _can_be_read(folder) -> bool:
     """Reads all tensors. Returns False if the file is refused. Fails if too much memory is used."""
     problem = None
     tracemalloc.start()
@@ -207,7 +207,7 @@ _FUZZ = settings(
 def test_a_truncated_file_is_refused(file_to_damage, data):
     folder, file, whole = file_to_damage
     file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    assert not _is_read(folder)
+    assert not _can_be_read(folder)
 
 
 @_FUZZ
@@ -225,7 +225,7 @@ def test_a_file_with_flipped_bits_is_read_or_refused(file_to_damage, data):
     ):
         damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(damaged)
-    _is_read(folder)
+    _can_be_read(folder)
 
 
 @_FUZZ
@@ -246,4 +246,4 @@ def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_fact
         bytes(pickled),
         {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
     )
-    _is_read(folder)
+    _can_be_read(folder)

@@ -180,9 +180,9 @@ def test_added_tokens_are_text_and_not_timestamps(tmp_path):
     logits = jnp.zeros((1, 51_872)).at[:, new[0]].set(20.0)
     tokens = jnp.array([[50_257, 50_363, 262, 50_400]])
     # Text may follow the first timestamp of a segment, but not the last one.
-    assert np.isfinite(rules(logits, tokens, 2, 1))[0, new[0]]
-    assert not np.isfinite(rules(logits, tokens, 4, 1))[0, new[0]]
-    assert np.isfinite(rules(logits, tokens, 4, 1))[0, 50_401]
+    assert np.isfinite(rules(logits, tokens, length=2, prompt_len=1))[0, new[0]]
+    assert not np.isfinite(rules(logits, tokens, length=4, prompt_len=1))[0, new[0]]
+    assert np.isfinite(rules(logits, tokens, length=4, prompt_len=1))[0, 50_401]
     assert isinstance(asr.transcribe(np.zeros(4000, np.float32)).text, str)
     memory, _ = asr.model.encode(np.zeros((1, 80, 50), np.float32))
     [words] = align(
@@ -197,7 +197,7 @@ def test_added_text_tokens_get_words_and_times_and_added_control_tokens_do_not(t
     vocab = settings["model"]["vocab"]
     vocab |= {token["content"]: token["id"] for token in settings["added_tokens"]}
     vocab |= {f"<|{i * 0.02:.2f}|>": 50_363 + i for i in range(1501)}
-    vocab["ĠGrÃ¼nkohl"] = 51_864
+    vocab["ĠGrÃ¼nkohl"] = 51_864  # ` Grünkohl` in the byte-level spelling
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     inner = Tokenizer.from_file(tmp_path).inner
     inner.add_tokens(["salat"])
@@ -214,6 +214,7 @@ def test_added_text_tokens_get_words_and_times_and_added_control_tokens_do_not(t
         for i, (text, tokens) in enumerate(tokenizer.split_words(ids[:3]))
     ]
     assert [word.text for word in words] == [" the", " Grünkohlsalat"]
+    # seek, avg_logprob, no_speech_prob, compression_ratio and temperature
     scores = (0.0, 0.0, 0.0, 1.0, 0.0)
     segments = [
         Segment(0, 2, "", (50_363, *part, 50_463), *scores) for part in (ids, ids[:1], ids[1:])
