@@ -113,7 +113,7 @@ class Rules:
 
     def _forbidden_first_tokens(self) -> Bool[Array, "V"]:
         """Returns False for timestamps that may come first, and True for all other tokens."""
-        step = self._all_ids() - self.timestamp_begin
+        step = self._all_ids() - self.timestamp_begin  # of 20 ms; negative for other tokens
         return (step < 0) | (step > self.max_initial)
 
     def _ungrammatical(

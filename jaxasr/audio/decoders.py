@@ -233,7 +233,9 @@ def decode_ffmpeg(path: Path) -> Blocks:
 
 
 def _read_au_stream(stream: IO[bytes]) -> Blocks:
-    """Yields blocks of a float32 AU stream. Its header has six numbers of 32 bits."""
+    """Yields blocks of a float32 AU stream."""
+    # The header has six numbers of 32 bits: a magic number, the offset, size and encoding of the
+    # samples, the sample rate, and the number of channels.
     header = stream.read(24)
     if len(header) < 24:
         return

@@ -79,12 +79,12 @@ def test_earlier_results_stay_until_the_new_ones_are_complete(folder, tmp_path, 
     before = files(tmp_path / "out")
     assert "bank/arrays.npz" in before
 
-    def full(*_, **__):
+    def raise_disk_full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for owner, function in ((np, "savez"), (Bank, "save")):
         with monkeypatch.context() as patched:
-            patched.setattr(owner, function, full)
+            patched.setattr(owner, function, raise_disk_full)
             result = run_probe(folder, tmp_path / "out", "--penalty", "3", "--overwrite")
         assert (result.exit_code, "No space left on device" in result.stderr) == (2, True)
         assert files(tmp_path / "out") == before

@@ -64,12 +64,12 @@ def tiny_state(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
         for name, shape in tensor_shapes(leaf, spec.shape).items()
     }
     return {
-        name: _tensor(name, shape, 1000 * seed + i)
+        name: _random_tensor(name, shape, 1000 * seed + i)
         for i, (name, shape) in enumerate(sorted(shapes.items()))
     }
 
 
-def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     x = uniform(seed, *shape)
     if "ln" in name.split(".")[-2] and name.endswith("weight"):
         return 1 + x / 2

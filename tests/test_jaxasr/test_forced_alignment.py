@@ -47,12 +47,12 @@ def aligned():
 
 def test_times_are_those_of_a_transcription_with_the_same_text():
     asr = load("tiny.en")
-    same = asr.transcribe(demo(), timestamps=False, word_timestamps=True)
-    words = asr.align(demo(), same.text)
+    transcribed = asr.transcribe(demo(), timestamps=False, word_timestamps=True)
+    words = asr.align(demo(), transcribed.text)
     assert [(word.text, word.tokens) for word in words] == [
-        (word.text, word.tokens) for word in same.words
+        (word.text, word.tokens) for word in transcribed.words
     ]
-    assert max(abs(a.start - b.start) for a, b in zip(words[1:], same.words[1:])) <= 0.04
+    assert max(abs(a.start - b.start) for a, b in zip(words[1:], transcribed.words[1:])) <= 0.04
     assert all(0 <= word.start <= word.end <= len(demo()) / RATE for word in words)
     assert all(0.3 < word.probability <= 1 for word in words)
 

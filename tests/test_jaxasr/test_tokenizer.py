@@ -62,7 +62,7 @@ def test_languages_are_the_published_ones_in_the_order_of_their_ids():
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_suppressed_ids_equal_the_checkpoint_s(name):
+def test_suppressed_ids_equal_those_of_the_checkpoint(name):
     config = json.loads((folder(name) / "config.json").read_text())
     tok = TOKENIZERS[name]
     assert list(tok.non_speech) == [i for i in config["suppress_ids"] if 0 <= i < tok.special.eot]

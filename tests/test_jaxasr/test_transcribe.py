@@ -67,18 +67,19 @@ def test_a_transcript_is_json_and_hashable():
     ("timestamps", "padding"), [(True, "audio"), (True, "features"), (False, "audio")]
 )
 def test_recordings_of_any_length_are_transcribed_to_the_end(seconds, timestamps, padding):
-    steps = []
+    progress_calls = []  # transcribed seconds, and duration in seconds
     audio = noise(seconds)
     transcript = transcribe(
         *random_model(),
         audio,
         Options(**ANY_TEXT, timestamps=timestamps, padding=padding),
-        progress=lambda *s: steps.append(s),
+        progress=lambda *call: progress_calls.append(call),
     )
-    transcribed_s = [position for position, _ in steps]
+    transcribed_s = [position for position, _ in progress_calls]
     assert transcribed_s == sorted(transcribed_s)
     if seconds >= 0.01:
-        assert steps[-1][0] == steps[-1][1] == pytest.approx(seconds, abs=0.01)
+        transcribed_end, duration = progress_calls[-1]
+        assert transcribed_end == duration == pytest.approx(seconds, abs=0.01)
     assert all(0 <= s.start < s.end for s in transcript.segments)
     assert [s.start for s in transcript.segments] == sorted(s.start for s in transcript.segments)
 
