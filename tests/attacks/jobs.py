@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules in tests/
-N_RECORDINGS = 12
+N_RECORDINGS = 12  # of a corpus
 
 
 def sweep(folder: Path) -> None:

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import soundfile
 
-RATE = 48_000
+RATE = 48_000  # Hz
 
 
 def speechlike(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> np.ndarray:

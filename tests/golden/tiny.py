@@ -39,8 +39,8 @@ TINY = {
         n_text_layer=2,
     ),
 }
-BATCH, N_TOKENS = 2, 5
-GOLDEN = Path(__file__).parent
+BATCH, N_TOKENS = 2, 5  # rows, and tokens per row, of the golden activations
+GOLDEN = Path(__file__).parent  # folder of the golden files
 
 
 def golden_file(name: str) -> Path:

@@ -31,6 +31,7 @@ def speechlike(n: int, seed: int = 0) -> np.ndarray:
     return (noise * np.abs(np.sin(np.arange(n) / 3001)) / np.abs(noise).max()).astype(np.float32)
 
 
+# Samples at 16 kHz by name.
 SIGNALS = {
     "speechlike 3 s": speechlike(48_000),
     "speechlike 30 s": speechlike(N_SAMPLES, 1),

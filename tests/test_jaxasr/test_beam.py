@@ -263,6 +263,7 @@ def test_wrong_arguments_are_refused(tiny_model):
         beam_search(tiny_model, memory, prompt, beam_size=2, max_new_tokens=21, eot=EOT)
 
 
+# A recording of the data folder, and folders of which the first recording is used.
 CLIPS = ("classic/jfk", "libri_test_other", "vctk", "ravdess", "ljspeech")
 
 

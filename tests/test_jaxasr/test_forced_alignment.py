@@ -23,7 +23,7 @@ TEXT = (
     "The captain read the old letter aloud, and nobody knew whether to believe a word of it. "
     "By morning, the sea was quiet again."
 )
-RATE = 16_000
+RATE = 16_000  # Hz
 load = functools.cache(jaxasr.load)
 
 

@@ -12,6 +12,7 @@ import jaxasr
 from jaxasr.sites import LAYERED, sites_of
 from jaxasr.weights.assemble import abstract_model
 
+# Readouts of all sites of a stack.
 ENCODER, DECODER = jaxasr.select(*sites_of("encoder")), jaxasr.select(*sites_of("decoder"))
 
 

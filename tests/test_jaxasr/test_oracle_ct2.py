@@ -13,7 +13,7 @@ from jaxasr.audio import load_audio, log_mel
 from jaxasr.config import N_SAMPLES
 from jaxasr.rules import rules_for
 
-N_NEW = 60
+N_NEW = 60  # most tokens to generate
 # CTranslate2 approximates GELU and softmax, so it is further from float64 than torch is. A wrong
 # formula would be off by 1e-2.
 TOLERANCE = 2e-3

