@@ -168,7 +168,7 @@ class Request:
             _check_no_speech(no_speech, n_prompt, config.n_vocab)
         n_new = settings.max_new_tokens
         spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_prompt + n_new)
-        edits, _ = check_taps("decoder", settings.edits, None, spec)
+        edits, _ = check_taps("decoder", settings.edits, readout=None, spec=spec)
         unroll = unrolls_layers(config) if settings.unroll is None else settings.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
         # The type checker needs `Array`. Compiled functions receive NumPy arrays as JAX arrays.

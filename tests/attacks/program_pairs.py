@@ -76,7 +76,7 @@ def edits() -> dict[str, Any]:
     two = jnp.float32(2)
     return {
         "Patch": iv.Patch(x[::-1].copy()),
-        "Patch, partial": iv.Patch(x[::-1].copy(), True),
+        "Patch, partial": iv.Patch(x[::-1].copy(), partial=True),
         "Mix": iv.Mix(two, x[::-1].copy()),
         "Patch of FromRow": iv.Patch(FromRow(jnp.array([1, 0]))),
         "Add": iv.Add(x),
@@ -194,7 +194,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
         jnp.broadcast_to(jnp.arange(S), (B, S)),
         "decoder.cross_attn.pattern",
     )
-    at_z = jaxasr.At(jnp.int32(1), positions, None, "decoder.cross_attn.z")
+    at_z = jaxasr.At(jnp.int32(1), positions, keys=None, site="decoder.cross_attn.z")
     z = jnp.moveaxis(x, 1, 2)
     kinds = {f"edit {name}": (_edit_all, (x, at), edit) for name, edit in edits().items()}
     noise = {

@@ -32,6 +32,7 @@ from jaxasr.rules import rules_for
 @settings(deadline=None, max_examples=120, derandomize=True)
 @given(
     seed=st.integers(0, 2**31),
+    # Each program has a beam size, and it may have timestamps and a length penalty.
     program=st.sampled_from([(2, False, False), (5, True, False), (5, False, True)]),
     patience=st.sampled_from([0.6, 1.0, 2.2]),
     penalty=st.sampled_from([0.0, 0.7, 1.6]),
@@ -274,7 +275,7 @@ def test_tiny_en_generates_the_text_of_ctranslate2(asr, data_dir, clip):
         data_dir.glob(f"{clip}*.flac") if "/" in clip else (data_dir / clip).glob("*.flac")
     )[0]
     mel = jaxasr.log_mel(jaxasr.load_audio(path), 80)
-    ids = asr.tokenizer.prompt("en", "transcribe", False)
+    ids = asr.tokenizer.prompt("en", "transcribe", timestamps=False)
     oracle = ctranslate2.models.Whisper(
         str(asr.checkpoint.source), compute_type="float32", intra_threads=2
     )

@@ -180,7 +180,8 @@ def test_a_reduction_never_stacks_the_activation_it_reduces(model, mel):
 def test_a_readout_outside_attention_leaves_the_output_bitwise_the_same(model, mel, tokens, memory):
     readout = jaxasr.select("decoder.resid_post")
     np.testing.assert_array_equal(
-        model.decode(tokens, memory, {}, None)[0], model.decode(tokens, memory, None, readout)[0]
+        model.decode(tokens, memory, edits={}, readout=None)[0],
+        model.decode(tokens, memory, edits=None, readout=readout)[0],
     )
     assert model.decode(tokens, memory)[1] == {}
     np.testing.assert_array_equal(

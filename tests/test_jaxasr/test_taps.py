@@ -278,7 +278,7 @@ def temporary_bytes(tiny_model, inputs, readout) -> int:
 
 
 def test_readouts_whose_result_is_unused_take_no_memory(tiny_model, inputs):
-    n_bytes = temporary_bytes(tiny_model, inputs, None)
+    n_bytes = temporary_bytes(tiny_model, inputs, readout=None)
     assert temporary_bytes(tiny_model, inputs, jaxasr.select(*DECODER_SITES)) == n_bytes > 0
 
 

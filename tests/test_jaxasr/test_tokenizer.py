@@ -92,7 +92,7 @@ def test_all_ids_have_texts_and_split_into_words(ids):
 @given(st.lists(st.integers(0, BASE.n_vocab - 1), max_size=12), st.sampled_from(["en", "ja"]))
 def test_words_equal_those_of_faster_whisper(ids, language):
     theirs = pytest.importorskip("faster_whisper.tokenizer").Tokenizer(
-        BASE.inner, True, "transcribe", language
+        BASE.inner, multilingual=True, task="transcribe", language=language
     )
     # faster-whisper drops control tokens that are not timestamps.
     ids = [i for i in ids if i < BASE.special.eot or i >= BASE.special.timestamp_begin]

@@ -99,7 +99,7 @@ def test_a_failure_leaves_no_files(read, tmp_path, monkeypatch):
     ],
 )
 def test_control_tokens_are_the_published_ones(size, expected):
-    settings = saving.generation_json(SIZES[size], None)
+    settings = saving.generation_json(SIZES[size], checkpoint=None)
     assert {key: settings[key] for key in expected} == expected
     assert settings["is_multilingual"] == (size != "tiny.en")
     if size == "large-v3":
