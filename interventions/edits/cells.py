@@ -109,7 +109,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
     model_sites.check_known(sites, model_sites.LAYERED, "site of a layer")
     rows = []
     for index, site in enumerate(sites):
-        spec = model_sites.spec(config, site, 1, 1)
+        spec = model_sites.spec(config, site, batch=1, n_tokens=1)
         heads = range(spec.size("H")) if "H" in spec.axes else [-1]
         rows += [(index, layer, head) for layer in range(spec.n_layer) for head in heads]
     cells: Coordinates = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))

@@ -109,7 +109,7 @@ def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            size = file.seek(0, 2)
+            size = file.seek(0, 2)  # 2: counts from the end of the file
             if sum(member.file_size for member in members) > MAX_UNPACK_RATIO * size:
                 raise ValueError(f"it declares more than {size} bytes can be unpacked to")
             return {

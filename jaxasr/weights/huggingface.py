@@ -150,7 +150,7 @@ def _read_tensors(path: Path) -> dict[str, LazyTensor]:
     if path.suffix == ".bin":
         return _read_pickled_tensors(path)
     # A safetensors file begins with the length of its header, a number of 8 bytes.
-    header_bytes = int.from_bytes(files.FileBytes(path).read(0, 8).tobytes(), "little")
+    header_bytes = int.from_bytes(files.FileBytes(path).read(offset=0, count=8).tobytes(), "little")
     if header_bytes > _MAX_HEADER_BYTES:
         expected = f"a safetensors file whose header has at most {_MAX_HEADER_BYTES} bytes"
         raise file_error(path, expected, header_bytes)
