@@ -45,7 +45,7 @@ class Knockout(EditBase):
     """Sets attention scores at `keys` to -∞. Made by `knockout`.
 
     The softmax then gives the weight of `keys` to the other keys. A query that may attend only to
-    `keys` keeps its scores, for example the first query of decoder self-attention.
+    `keys` keeps its scores. In decoder self-attention, the first query may attend only to key 0.
 
     Example:
         >>> from interventions import knockout

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from interventions.run import Run
 from jaxasr import compiled, pytrees
@@ -158,7 +158,7 @@ def _decode_layers(
     return LogitLens(ids, top_logprobs, final, logprob, rank, saturation_layer(rank == 0))
 
 
-def saturation_layer(is_top: Float[Array, "L *rest"]) -> Int[Array, "*rest"]:
+def saturation_layer(is_top: Bool[Array, "L *rest"]) -> Int[Array, "*rest"]:
     """Finds the earliest layer from which `is_top` is True up to the last layer.
 
     Args:
