@@ -38,8 +38,8 @@ class Generation:
         lengths: int32 [B], number of tokens before the end-of-text.
         logprobs: float32 [B, T], natural-log probability of each token and of the end-of-text,
             under the rules and at temperature 1; 0 at padding.
-        no_speech_prob: float32 [B], probability that the audio has no speech; NaN unless
-            `no_speech` was given.
+        no_speech_prob: float32 [B], probability that the audio has no speech; NaN without
+            the argument `no_speech`.
 
     Example:
         ```python

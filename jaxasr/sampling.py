@@ -41,7 +41,7 @@ def check_leader(leader: Any, batch: int) -> Int[Array, "B"]:
     """Returns `leader` as int32.
 
     Raises:
-        ValueError: `leader` does not have B entries, or names a row that does not lead itself.
+        ValueError: `leader` does not have B entries, or names a row that follows another row.
     """
     if jnp.shape(leader) != (batch,):
         raise ValueError(

@@ -71,7 +71,7 @@ def _to_segments(
     start: int,
     end: int | float,
 ) -> list[Segment]:
-    """Returns a list of one segment, or of none if the segment has no text or no duration.
+    """Returns a list of one segment, or an empty list if the segment lacks text or duration.
 
     `start` and `end` are timestamp steps after the start of the window.
     """

@@ -54,7 +54,7 @@ def _check_array(file: Path) -> None:
     compressor, dtype = metadata.get("compressor"), metadata.get("dtype")
     if metadata.get("zarr_format") != 2 or metadata.get("filters") or not _is_blosc(compressor):
         raise ValueError(
-            f"{file}: expected no filters and no codec but blosc, "
+            f"{file}: expected blosc as the only codec, and no filters, "
             f"got {_shorten(metadata.get('filters'))}, {_shorten(compressor)}."
         )
     if not isinstance(dtype, str) or not re.fullmatch(rf"[<>|][{DTYPE_KINDS}][0-9]{{1,9}}", dtype):

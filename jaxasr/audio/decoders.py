@@ -253,7 +253,8 @@ def check_format(rate: int, channels: int) -> None:
     """Checks that a recording can have this sample rate in Hz and this number of channels.
 
     Raises:
-        ImplausibleError: the rate is not within 1 kHz to 1 MHz, or there are not 1 to 256 channels.
+        ImplausibleError: the rate is below 1 kHz or above 1 MHz, or the number of channels is 0 or
+            above 256.
 
     Example:
         >>> check_format(rate=16_000, channels=1)

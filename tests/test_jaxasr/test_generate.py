@@ -79,7 +79,7 @@ def inputs(tiny_model):
     return tiny_model.encode(mel)[0], prompt
 
 
-def assert_teacher_forced(model, inputs, out, edits=None, positions=None):
+def assert_agrees_with_teacher_forcing(model, inputs, out, edits=None, positions=None):
     logprobs = teacher_forced(model, inputs, out, edits, positions)
     real = is_generated(out)
     np.testing.assert_array_equal(logprobs.argmax(-1)[real], np.asarray(out.tokens)[real])
@@ -95,7 +95,7 @@ def assert_teacher_forced(model, inputs, out, edits=None, positions=None):
 def test_cached_generation_agrees_with_a_teacher_forced_pass(tiny_model, inputs, name, unroll):
     edits = edits_sharing_a_program(name)
     out = generate(tiny_model, inputs, edits, unroll=unroll)
-    assert_teacher_forced(tiny_model, inputs, out, edits)
+    assert_agrees_with_teacher_forcing(tiny_model, inputs, out, edits)
     plain = generate(tiny_model, inputs, unroll=unroll)
     changed = np.abs(np.asarray(out.logprobs) - np.asarray(plain.logprobs)).max(0)
     assert (changed.max() > 1e-2) == bool(edits)

@@ -57,6 +57,8 @@ def test_shapes_are_checked_before_tensors_are_read(tmp_path):
 
 
 class _Attack:
+    """An object whose pickle calls `os.system`."""
+
     def __init__(self, command: str):
         self.command = command
 
@@ -65,6 +67,7 @@ class _Attack:
 
 
 def _attacks(command: str) -> dict[str, bytes]:
+    """Returns pickles that would run a shell command if a reader executed them."""
     pickles = {
         f"protocol {p}": pickle.dumps(
             {"dims": {}, "model_state_dict": _Attack(command)}, protocol=p

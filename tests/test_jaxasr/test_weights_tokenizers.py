@@ -29,7 +29,7 @@ def folder(tmp_path):
     return write_english(tmp_path / "mine")
 
 
-def _tokenizer() -> dict:
+def _read_tokenizer_json() -> dict:
     return json.loads((EN / "tokenizer.json").read_text())
 
 
@@ -45,7 +45,7 @@ def _write_vocabulary(folder, vocab: dict[str, int], tokenizer: dict) -> None:
 )
 def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, file):
     """Swaps the ids of ` the` and ` cat`, and writes control tokens to each possible file."""
-    tokenizer = _tokenizer()
+    tokenizer = _read_tokenizer_json()
     vocab, added = tokenizer["model"]["vocab"], tokenizer["added_tokens"]
     the, cat = vocab["Ġthe"], vocab["Ġcat"]
     exchanged = vocab | {"Ġthe": cat, "Ġcat": the}
@@ -79,7 +79,7 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, file):
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
-    tokenizer = _tokenizer()
+    tokenizer = _read_tokenizer_json()
     _write_vocabulary(
         folder,
         tokenizer["model"]["vocab"] | {t["content"]: t["id"] for t in tokenizer["added_tokens"]},
@@ -193,7 +193,7 @@ def test_added_tokens_are_text_and_not_timestamps(tmp_path):
 
 def test_added_text_tokens_get_words_and_times_and_added_control_tokens_do_not(tmp_path):
     """A fine-tune adds a word to the vocabulary, a part of a word as an added token, and a mark."""
-    settings = _tokenizer()
+    settings = _read_tokenizer_json()
     vocab = settings["model"]["vocab"]
     vocab |= {token["content"]: token["id"] for token in settings["added_tokens"]}
     vocab |= {f"<|{i * 0.02:.2f}|>": 50_363 + i for i in range(1501)}
