@@ -253,14 +253,14 @@ class DecodingSession:
 
         `past_class` holds the slots of a layer: `Past`, or `MaskedPast` under `vmap`.
         """
-        c = self.model.config
-        d_head = c.n_text_state // c.n_text_head
-        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past_class)
-        return (
-            dataclasses.replace(cache, past=unstack(cache.past))
-            if isinstance(self.blocks, tuple)
-            else cache
+        config = self.model.config
+        d_head = config.n_text_state // config.n_text_head
+        cache = Cache.empty(
+            config.n_text_layer, batch, config.n_text_head, size, d_head, config.dtype, past_class
         )
+        if isinstance(self.blocks, tuple):
+            return dataclasses.replace(cache, past=unstack(cache.past))
+        return cache
 
     def advance(
         self,

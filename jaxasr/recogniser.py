@@ -54,16 +54,16 @@ class Recogniser:
         return f"Recogniser({self.checkpoint.name}: {self.model.summary})"
 
     def _repr_html_(self) -> str:
-        c = self.config
+        config = self.config
         rows = [
             ("checkpoint", self.checkpoint.name),
             ("source", self.checkpoint.source),
-            ("encoder", f"{c.n_audio_layer} layers, {c.n_audio_head} heads"),
-            ("decoder", f"{c.n_text_layer} layers, {c.n_text_head} heads"),
-            ("width", c.n_audio_state),
-            ("vocabulary", f"{c.n_vocab:,} tokens"),
-            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {c.param_dtype}"),
-            ("activations", c.dtype),
+            ("encoder", f"{config.n_audio_layer} layers, {config.n_audio_head} heads"),
+            ("decoder", f"{config.n_text_layer} layers, {config.n_text_head} heads"),
+            ("width", config.n_audio_state),
+            ("vocabulary", f"{config.n_vocab:,} tokens"),
+            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {config.param_dtype}"),
+            ("activations", config.dtype),
         ]
         return display.table((), rows)
 

@@ -206,8 +206,15 @@ def rules_for(
 def _expand_suppressed(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
     """Returns `suppress` with the control tokens, and with symbols in place of -1."""
     ids = set(suppress)
-    s = tokenizer.special
-    control = {s.transcribe, s.translate, s.sot, s.startofprev, s.startoflm, s.no_speech}
+    special = tokenizer.special
+    control = {
+        special.transcribe,
+        special.translate,
+        special.sot,
+        special.startofprev,
+        special.startoflm,
+        special.no_speech,
+    }
     return (ids - {-1}) | control | (set(tokenizer.non_speech) if -1 in ids else set())
 
 

@@ -153,10 +153,10 @@ class Tokenizer:
 
     def _checked_ids(self, ids: Iterable[SupportsIndex]) -> list[int]:
         ids = [int(i) for i in ids]
-        bad = [i for i in ids if not 0 <= i < self.n_vocab]
-        if bad:
+        unknown = [i for i in ids if not 0 <= i < self.n_vocab]
+        if unknown:
             raise ValueError(
-                f"ids: expected token ids from 0 to {self.n_vocab - 1}, got {bad[:5]}."
+                f"ids: expected token ids from 0 to {self.n_vocab - 1}, got {unknown[:5]}."
             )
         return ids
 

@@ -227,9 +227,9 @@ def decode_ffmpeg(path: Path) -> Blocks:
         if not n_decoded:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
-            first = lines[0].removeprefix(f"file:{path}: ") if lines else "no samples"
+            first_line = lines[0].removeprefix(f"file:{path}: ") if lines else "no samples"
             # A line may begin with the address of an FFmpeg object, such as "[mov @ 0x55d0] ".
-            raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first).strip(" ."))
+            raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first_line).strip(" ."))
 
 
 def _read_au_stream(stream: IO[bytes]) -> Blocks:

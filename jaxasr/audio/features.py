@@ -239,10 +239,10 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], name: str) -> None
     if loudest <= MAX_MAGNITUDE:
         return
     xp = jnp if isinstance(audio, jax.Array) else np
-    bad = int(audio.size - xp.isfinite(audio).sum())
-    if bad:
+    n_bad = int(audio.size - xp.isfinite(audio).sum())
+    if n_bad:
         raise ValueError(
-            f"{name}: expected finite samples, got {bad} of {audio.size} NaN or infinite. "
+            f"{name}: expected finite samples, got {n_bad} of {audio.size} NaN or infinite. "
             "Repair or drop them first."
         )
     raise ValueError(

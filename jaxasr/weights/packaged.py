@@ -33,8 +33,8 @@ class PackagedModel:
 
 def _pin_files(packages: str, extra: str, n_parts: int, *lines: str) -> PackagedModel:
     """Returns a packaged model. Each of `lines` is "module path sha256" of one file."""
-    listed = [line.split() for line in lines]
-    pinned_files = tuple((module, path, digest) for module, path, digest in listed)
+    fields = [line.split() for line in lines]
+    pinned_files = tuple((module, path, digest) for module, path, digest in fields)
     return PackagedModel(packages, extra, n_parts, pinned_files)
 
 

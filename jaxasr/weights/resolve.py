@@ -87,9 +87,9 @@ def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     if file is None:
         return None
     source = checkpoint.source
-    listed = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
-    if listed is not None:
-        tokenizer_files.check_token_list(listed, tokenizer_files.read(file))
+    token_list = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
+    if token_list is not None:
+        tokenizer_files.check_token_list(token_list, tokenizer_files.read(file))
     elif checkpoint.format != "openai":
         warnings.warn(
             f"{source}: found no tokenizer with the weights, so OpenAI's tokenizer with "

@@ -104,10 +104,10 @@ def written_by_ffmpeg(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yields a name and a file for each container that ffmpeg writes with its usual codec."""
     source = folder / "source.wav"
     soundfile.write(source, speechlike(2, RATE, 2), RATE)
-    listed = subprocess.run(
+    muxers = subprocess.run(
         ["ffmpeg", "-v", "error", "-muxers"], capture_output=True, text=True, check=True
     ).stdout
-    formats = [words[1] for line in listed.splitlines() if (words := line.split())[:1] == ["E"]]
+    formats = [words[1] for line in muxers.splitlines() if (words := line.split())[:1] == ["E"]]
     for format in sorted(set(formats).difference(_SEVERAL_FILES)):
         for rate in ("48000", "16000", "8000"):
             target = folder / f"target-{format}-{rate}"

@@ -199,11 +199,11 @@ def main() -> None:
             n = options.n // len(options.kinds) + (i < options.n % len(options.kinds))
             start = time.monotonic()
             results = list(trials(job, n, Path(scratch), options.seed))
-            wrong = [text for _, text in results if text]
+            faults = [text for _, text in results if text]
             killed, seconds = sum(killed for killed, _ in results), time.monotonic() - start
-            line = f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(wrong)} differ"
-            print(f"{line}, {seconds:.0f} s", *wrong, sep="\n    ", flush=True)
-            failed = failed or bool(wrong)
+            line = f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(faults)} differ"
+            print(f"{line}, {seconds:.0f} s", *faults, sep="\n    ", flush=True)
+            failed = failed or bool(faults)
     sys.exit(failed)
 
 

@@ -63,9 +63,9 @@ def test_line_breaks_count_as_spaces():
 
 def test_the_first_word_starts_after_the_silence_before_it():
     assert 0.15 < aligned()[0].start < 0.4  # the voice starts after 0.2 s
-    later = load("tiny.en").align(np.concatenate([silence(4), demo()]), TEXT)
-    assert later[0].start == pytest.approx(4 + aligned()[0].start, abs=0.2)
-    assert np.median([abs(a.start - b.start - 4) for a, b in zip(later, aligned())]) <= 0.04
+    delayed = load("tiny.en").align(np.concatenate([silence(4), demo()]), TEXT)
+    assert delayed[0].start == pytest.approx(4 + aligned()[0].start, abs=0.2)
+    assert np.median([abs(a.start - b.start - 4) for a, b in zip(delayed, aligned())]) <= 0.04
 
 
 def test_a_long_recording_is_aligned_in_windows():
@@ -263,11 +263,11 @@ def test_errors_of_word_bounds_are_listed_by_place():
         "last end": [-0.1],
     }
     assert alignment.errors(words[1:], reference) is None
-    numbers = alignment.summary([errors, None])
-    assert (numbers["n_clips"], numbers["left_out"], numbers["n_words"]) == (1, 1, 3)
-    assert numbers["both"]["median_ms"] == pytest.approx(100)
-    assert numbers["start"]["bias_ms"] == pytest.approx(0)
-    assert numbers["end"]["p90_ms"] == pytest.approx(180)
+    summary = alignment.summary([errors, None])
+    assert (summary["n_clips"], summary["left_out"], summary["n_words"]) == (1, 1, 3)
+    assert summary["both"]["median_ms"] == pytest.approx(100)
+    assert summary["start"]["bias_ms"] == pytest.approx(0)
+    assert summary["end"]["p90_ms"] == pytest.approx(180)
 
 
 @functools.cache

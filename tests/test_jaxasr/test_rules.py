@@ -144,28 +144,28 @@ def test_new_lengths_and_values_do_not_retrace():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("tok", [EN, BASE], ids=["tiny.en", "base"])
-def test_rules_of_a_released_vocabulary_suppress_its_control_tokens(tok):
-    rules = rules_for(tok)
+@pytest.mark.parametrize("tokenizer", [EN, BASE], ids=["tiny.en", "base"])
+def test_rules_of_a_released_vocabulary_suppress_its_control_tokens(tokenizer):
+    rules = rules_for(tokenizer)
     suppressed = set(np.flatnonzero(rules.suppress).tolist())
-    s = tok.special
+    special = tokenizer.special
     assert suppressed == {
-        *tok.non_speech,
-        s.transcribe,
-        s.translate,
-        s.sot,
-        s.startofprev,
-        s.startoflm,
-        s.no_speech,
+        *tokenizer.non_speech,
+        special.transcribe,
+        special.translate,
+        special.sot,
+        special.startofprev,
+        special.startoflm,
+        special.no_speech,
     }
-    assert set(np.flatnonzero(rules.suppress_begin).tolist()) == {220, s.eot}
-    assert rules.suppress.shape == (tok.n_vocab,)
-    with_times = rules_for(tok, timestamps=True)
-    assert set(np.flatnonzero(with_times.suppress).tolist()) == suppressed | {s.no_timestamps}
+    assert set(np.flatnonzero(rules.suppress_begin).tolist()) == {220, special.eot}
+    assert rules.suppress.shape == (tokenizer.n_vocab,)
+    with_times = rules_for(tokenizer, timestamps=True)
+    assert set(np.flatnonzero(with_times.suppress).tolist()) == suppressed | {special.no_timestamps}
     assert int(with_times.max_initial) == 50
-    assert not rules_for(tok, suppress=None, suppress_blank=False).suppress.any()
+    assert not rules_for(tokenizer, suppress=None, suppress_blank=False).suppress.any()
     assert (
-        set(np.flatnonzero(rules_for(tok, suppress=sorted(suppressed)).suppress).tolist())
+        set(np.flatnonzero(rules_for(tokenizer, suppress=sorted(suppressed)).suppress).tolist())
         == suppressed
     )
 

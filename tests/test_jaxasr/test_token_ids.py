@@ -18,8 +18,8 @@ UNKNOWN_IDS = [(V, "got 101"), (-1, "got -1"), (60_000, "got 60000")]
 
 @pytest.fixture(scope="module")
 def runs(tiny_model):
-    c = tiny_model.config
-    mels = jax.random.normal(jax.random.key(1), (2, 2, c.n_mels, 2 * c.n_audio_ctx))
+    config = tiny_model.config
+    mels = jax.random.normal(jax.random.key(1), (2, 2, config.n_mels, 2 * config.n_audio_ctx))
     tokens = np.arange(2 * T).reshape(2, T)
     return iv.Run(mel=mels[0], tokens=tokens), iv.Run(mel=mels[1], tokens=tokens)
 

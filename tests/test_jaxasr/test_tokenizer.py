@@ -65,18 +65,23 @@ def test_languages_are_the_published_ones_in_the_order_of_their_ids():
 @pytest.mark.parametrize("name", FOLDERS)
 def test_suppressed_ids_equal_those_of_the_checkpoint(name):
     config = json.loads((folder(name) / "config.json").read_text())
-    tok = TOKENIZERS[name]
-    assert list(tok.non_speech) == [i for i in config["suppress_ids"] if 0 <= i < tok.special.eot]
+    tokenizer = TOKENIZERS[name]
+    assert list(tokenizer.non_speech) == [
+        i for i in config["suppress_ids"] if 0 <= i < tokenizer.special.eot
+    ]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 @given(st.text(max_size=40))
 def test_decoding_inverts_encoding_and_words_join_to_the_text(name, text):
-    tok = TOKENIZERS[name]
-    ids = tok.encode(text)
-    assert tok.decode(ids) == text
-    assert "".join(word for word, _ in tok.split_words(ids)) == text
-    assert list(itertools.chain.from_iterable(ids for _, ids in tok.split_words(ids, "ja"))) == ids
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert "".join(word for word, _ in tokenizer.split_words(ids)) == text
+    assert (
+        list(itertools.chain.from_iterable(ids for _, ids in tokenizer.split_words(ids, "ja")))
+        == ids
+    )
 
 
 @given(st.lists(st.integers(0, EN.n_vocab - 1), max_size=12))

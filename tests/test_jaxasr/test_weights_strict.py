@@ -208,23 +208,23 @@ _FUZZ = settings(
 @_FUZZ
 @given(data=st.data())
 def test_a_truncated_file_is_refused(file_to_damage, data):
-    folder, file, whole = file_to_damage
-    file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    folder, file, intact = file_to_damage
+    file.write_bytes(intact[: data.draw(st.integers(0, len(intact) - 1))])
     assert not _can_be_read(folder)
 
 
 @_FUZZ
 @given(data=st.data())
 def test_a_file_with_flipped_bits_is_read_or_refused(file_to_damage, data):
-    folder, file, whole = file_to_damage
-    damaged = bytearray(whole)
+    folder, file, intact = file_to_damage
+    damaged = bytearray(intact)
     # Half of the flips go to the headers at either end, which are much smaller than the data.
     ends = st.one_of(
-        st.integers(0, min(600, len(whole) - 1)),
-        st.integers(max(len(whole) - 6000, 0), len(whole) - 1),
+        st.integers(0, min(600, len(intact) - 1)),
+        st.integers(max(len(intact) - 6000, 0), len(intact) - 1),
     )
     for at in data.draw(
-        st.lists(st.one_of(ends, st.integers(0, len(whole) - 1)), min_size=1, max_size=4)
+        st.lists(st.one_of(ends, st.integers(0, len(intact) - 1)), min_size=1, max_size=4)
     ):
         damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(damaged)

@@ -85,9 +85,9 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
         tokenizer["model"]["vocab"] | {t["content"]: t["id"] for t in tokenizer["added_tokens"]},
         tokenizer,
     )
-    again = jaxasr.load(jaxasr.save(jaxasr.load(folder), tmp_path / "out"))
-    assert again.checkpoint.tokenizer_file == tmp_path / "out" / "tokenizer.json"
-    assert again.tokenizer.encode(" the cats") == WHOLE.encode(" the cats")
+    reloaded = jaxasr.load(jaxasr.save(jaxasr.load(folder), tmp_path / "out"))
+    assert reloaded.checkpoint.tokenizer_file == tmp_path / "out" / "tokenizer.json"
+    assert reloaded.tokenizer.encode(" the cats") == WHOLE.encode(" the cats")
 
 
 @pytest.mark.parametrize(
