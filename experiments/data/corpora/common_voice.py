@@ -62,8 +62,11 @@ def _utterance(table: Path, line_number: int, row: dict[str, str]) -> Utterance:
             f"{table.name}, line {line_number}: expected a value for {', '.join(missing)}, "
             "got a row that is too short."
         )
-    labels = {
-        key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS and key is not None
-    }
+    if None in row:  # `csv.DictReader` collects the values of further columns there
+        raise ValueError(
+            f"{table.name}, line {line_number}: expected as many values as the table has columns, "
+            "got a row that is too long."
+        )
+    labels = {key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS}
     audio = table.parent / "clips" / row["path"]
     return Utterance(row["path"], audio, row["client_id"], row["sentence"], labels=labels)
