@@ -116,6 +116,7 @@ def _differs_between_runs(file: Path) -> bool:
 
 
 def _read(file: Path) -> object:
+    """Returns the contents of a file without times, in a form that can be compared."""
     if file.name == "result.json":
         changing = ("provenance", "seconds", "seconds_taken")
         return {
@@ -160,6 +161,7 @@ def _corpus(folder: Path) -> Path:
 
 
 def _run(*arguments: str) -> None:
+    """Runs the command line `jaxasr` with a random model."""
     from experiments import cli, runtime
 
     runtime.load = lambda *_: recogniser()

@@ -81,6 +81,7 @@ class KillAtChange:
 def _child(
     job: str, folder: Path, log: Path, kill_at: int | None, counted: Any, start: Any
 ) -> None:
+    """Runs a job in a new process, with its output in the file `log`."""
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

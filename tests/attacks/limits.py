@@ -85,6 +85,7 @@ class Worker:
         return Outcome(kind, value, seconds, extra)
 
     def _wait(self, start: float, before: int) -> tuple[str, Any, int]:
+        """Returns the kind, the value and the extra bytes of the call that started at `start`."""
         while not self._pipe.poll(0.05):
             extra = _resident(self._process.pid) - before
             if extra > self._extra_bytes:
@@ -140,6 +141,7 @@ def _peak() -> int:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -14,6 +14,7 @@ def intact() -> dict[str, bytes]:
 
 
 def damaged(intact: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yields the first half of each recording, then one mutated recording of each kind."""
     for kind, content in intact.items():
         yield kind, content[: len(content) // 2]
     for number in range(len(intact)):

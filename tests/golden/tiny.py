@@ -70,6 +70,7 @@ def tiny_state(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Returns a random tensor on the scale that a tensor of this name needs."""
     x = uniform(seed, *shape)
     if "ln" in name.split(".")[-2] and name.endswith("weight"):
         return 1 + x / 2

@@ -239,6 +239,7 @@ def test_chosen_heads_come_within_20_ms_of_the_published_ones():
     asr, clips = load("tiny.en"), alignment.read_recordings(3)
 
     def median(heads):
+        """Returns the median error of word bounds in ms."""
         times = [
             [(w.text, w.start, w.end) for w in asr.align(clip["path"], clip["text"], heads=heads)]
             for clip in clips

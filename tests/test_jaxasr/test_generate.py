@@ -80,6 +80,7 @@ def inputs(tiny_model):
 
 
 def assert_agrees_with_teacher_forcing(model, inputs, out, edits=None, positions=None):
+    """Checks generated tokens and log-probabilities against a teacher-forced pass."""
     logprobs = teacher_forced(model, inputs, out, edits, positions)
     real = is_generated(out)
     np.testing.assert_array_equal(logprobs.argmax(-1)[real], np.asarray(out.tokens)[real])

@@ -16,6 +16,7 @@ FLOAT32, ROUNDED_TO_FLOAT32 = 2e-6, 6e-8
 def activations_of_both_stacks(
     model: jaxasr.Whisper, unroll: int | bool = 1
 ) -> dict[str, np.ndarray]:
+    """Returns the activations at every site of the encoder and the decoder."""
     mel, tokens = tiny_inputs(model.config)
     memory, encoder = model.encode(mel, readout=jaxasr.select(*sites_of("encoder")), unroll=unroll)
     logits, decoder = model.decode(
@@ -31,6 +32,7 @@ def scaled_errors(ours: dict[str, np.ndarray], golden: dict[str, np.ndarray]) ->
 
 
 def scaled_error(ours: np.ndarray, golden: np.ndarray) -> float:
+    """Returns the largest error in units of max(1, max|golden|)."""
     assert ours.shape == golden.shape
     assert np.isfinite(ours).all()
     visible = np.isfinite(golden)  # scores behind the causal mask are minus infinity

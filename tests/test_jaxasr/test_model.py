@@ -61,6 +61,7 @@ def _replace(value: jax.Array, x: jax.Array, at: jaxasr.At) -> jax.Array:
 
 
 def _single_layer(model: jaxasr.Whisper, stack: str, layer: int) -> jaxasr.Whisper:
+    """Returns a model in which `stack` consists of one layer of `model`."""
     config = model.config.replace(**{f"n_{'audio' if stack == 'encoder' else 'text'}_layer": 1})
     leaves = [
         leaf[layer : layer + 1]
@@ -144,6 +145,7 @@ def test_no_token_attends_to_padding(model, memory):
 
 
 def temporary_bytes(fn, *args) -> int:
+    """Returns the bytes that a compiled function needs for intermediate results."""
     return jax.jit(fn).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 

@@ -21,6 +21,7 @@ TOLERANCE = 2e-3
 
 @pytest.fixture(scope="module", params=["tiny.en", "base"])
 def pair(request, tmp_path_factory) -> tuple[jaxasr.Recogniser, ctranslate2.models.Whisper]:
+    """Returns a recogniser, and the same checkpoint in CTranslate2."""
     asr = jaxasr.load(request.param)
     folder = ctranslate2_folder.prepare(asr.checkpoint, tmp_path_factory.mktemp("ct2"))
     return asr, ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="float32")

@@ -37,6 +37,7 @@ def random_model():
 
 
 def noise(seconds, seed=0):
+    """Returns white noise at 16 kHz."""
     return (np.random.default_rng(seed).normal(size=int(seconds * SAMPLE_RATE)) * 0.1).astype(
         np.float32
     )

@@ -17,6 +17,7 @@ from jaxasr.weights.assemble import parameters_by_name
 
 @pytest.fixture
 def untied(tmp_path):
+    """Returns a folder with a separate projection, the projection, and the tied model."""
     tensors = checkpoints.random_tensors()
     projection = (
         np.random.default_rng(5).normal(size=(TINY.n_vocab, TINY.n_text_state)).astype(np.float32)
