@@ -2,11 +2,11 @@
 
 from jaxasr.target_device import target_device
 
-# In bytes. Cells that a CPU computes together should fit into its caches.
+# 64 MiB, so that the cells that a CPU computes together fit into its caches.
 _CPU_BUDGET = 64 << 20
 # Share of an accelerator's memory. The rest holds the weights, the recordings and a reserve.
 _DEVICE_SHARE = 0.4
-# Bytes of an accelerator that does not report its memory.
+# Bytes of an accelerator that does not report its memory: 8 GiB.
 _DEFAULT_MEMORY = 8 << 30
 
 
