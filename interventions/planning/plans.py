@@ -42,7 +42,7 @@ def plan_encode(config: Config, device: PlannedDevice, n_windows: int = 1) -> Re
         >>> from interventions import planning
         >>> report = planning.plan_encode(jaxasr.SIZES["tiny"], planning.find_device("h100"))
         >>> f"{report.flops:.1e}"
-        '4.4e+10'
+        '4.0e+10'
     """
     work = Work(f"encode {n_windows} windows", config, device)
     n_windows = device.n_devices * -(-n_windows // device.n_devices)

@@ -41,7 +41,7 @@ def test_a_table_lists_programs_and_the_sums():
     done = run(cli.app, ENCODE)
     assert done.exit_code == 0, done.output
     assert "encode 1 windows, on h100 (1 device)" in done.output
-    assert re.search(r"encode +1 +0.0437 +\S+ MB", done.output)
+    assert re.search(r"encode +1 +0.0405 +\S+ MB", done.output)
     assert "of 85.9 GB, not known whether it fits" in done.output
     assert "at the peak of the device" in done.output
 
