@@ -77,8 +77,13 @@ def test_an_exchange_is_counted(device):
     assert cost_of(program, device, 1, False).collectives == {"all-reduce": 1}
 
 
+def double(x):
+    return 2 * x
+
+
 def test_a_program_that_is_too_large_is_reported(device):
-    large = CONFIG.replace(n_audio_ctx=1500, n_audio_state=1280, n_text_state=1280, n_audio_head=20)
-    plan = planning.plan_encode(large.replace(n_text_layer=400), device, 64)
-    assert plan.fits is False
-    assert "RESOURCE_EXHAUSTED" in str(plan.programs[0].error)
+    shape = jax.ShapeDtypeStruct((5_000_000_000,), jnp.bfloat16)  # 10 GB twice
+    (program,) = ahead_of_time.record(lambda x: compiled.call(double, x), shape)
+    refused = cost_of(program, device, 1, False)
+    assert "RESOURCE_EXHAUSTED" in str(refused.error)
+    assert planning.Report("x", "v5e:2x2", 4, None, (refused,), None).fits is False
