@@ -87,7 +87,7 @@ def record(fn: Callable[..., Any], *arguments: Any) -> list[Program]:
             fn(*structure.join(arrays))
 
     arrays, structure = compiled.split(arguments)
-    with contextlib.suppress(jax.errors.TracerArrayConversionError):
+    with contextlib.suppress(jax.errors.JAXTypeError):
         jax.eval_shape(run, list(map(_shape_of, arrays)))
     return [Program(same[0].fn.__name__, same[0], len(same)) for same in calls.values()]
 

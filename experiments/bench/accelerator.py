@@ -44,6 +44,7 @@ def main(
     dtype: Annotated[
         str | None, typer.Option(help="Default: bfloat16 for large-v3, float32 for tiny.")
     ] = None,
+    alone: Annotated[bool, typer.Option(help="Measure jaxasr only.")] = False,
     out: Annotated[Path, typer.Option("--out", help="File to which figures are appended.")] = Path(
         "figures.jsonl"
     ),
@@ -59,6 +60,7 @@ def main(
         job = {
             "size": size,
             "dtype": dtype or _DTYPE_OF_SIZE[size],
+            "alone": alone,
             "folder": folder,
             "out": str(out.resolve()),
         }
@@ -81,7 +83,7 @@ def run_section(name: str, job: dict[str, Any], limit_s: float) -> bool:
 
     Args:
         name: a key of `SECTIONS`.
-        job: `size`, `dtype`, a temporary `folder`, and `out`, the file of the figures.
+        job: `size`, `dtype`, `alone`, a temporary `folder`, and `out`, the file of the figures.
         limit_s: seconds after which the process is stopped.
     """
     start, out = time.perf_counter(), Path(job["out"])

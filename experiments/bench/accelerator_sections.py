@@ -20,7 +20,7 @@ import numpy as np
 from experiments.bench import accelerator_sweeps as sweeps, random_weights
 from experiments.bench.accelerator import append
 from experiments.bench.models import Job
-from experiments.bench.timing import has_torch, time_calls
+from experiments.bench.timing import measures_torch, time_calls
 
 Figure = dict[str, Any]
 # Numbers of windows per pass, and shapes (layers, rows, features) of probe banks, by size.
@@ -31,11 +31,12 @@ _NEW_TOKENS = {"large-v3": 64, "tiny": 8}
 
 
 def prepare(job: Job) -> Job:
-    """Adds random weights, random features and tokens to a job. Later sections use the same ones.
+    """Adds random weights, random features and tokens to a job. All sections use the same ones.
 
     Example:
         ```python
         job = prepare({"size": "tiny", "dtype": "float32", "folder": "/tmp/accelerator"})
+        job["weights"]  # "/tmp/accelerator/weights"
         ```
     """
     from jaxasr.config import N_MEL_FRAMES, SIZES
@@ -70,10 +71,10 @@ def prepare(job: Job) -> Job:
 
 def machine(job: Job) -> Iterator[Figure]:
     """Measures matrix products."""
-    from experiments.bench.machine import Machine, libraries
+    from experiments.bench.machine import Machine
 
     worker = Machine({"size": _MATRIX_ROWS[job["size"]]})
-    for library in libraries():
+    for library in ("jax", "torch") if measures_torch(job) else ("jax",):
         for dtype in ("bfloat16", "float32"):
             rate = worker.matmul_rate(library, dtype)
             yield {"library": library, "matrix_dtype": dtype, "tflops": rate / 1e12}
@@ -121,7 +122,7 @@ def transcribe(job: Job) -> Iterator[Figure]:
 
     job = prepare(job)
     classes = {"jaxasr": contenders.JaxasrContender}
-    if has_torch():
+    if measures_torch(job):
         classes["torch"] = contenders.TorchContender
     workers = {}
     for who, contender in classes.items():

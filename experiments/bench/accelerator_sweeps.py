@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench.models import Job
-from experiments.bench.timing import has_torch, time_calls
+from experiments.bench.timing import measures_torch, time_calls
 
 Figure = dict[str, Any]
 N_TOKENS = 11  # tokens that the decoder reads in sweeps
@@ -42,7 +42,7 @@ def sweep(job: Job, kind: str) -> Iterator[Figure]:
         "tflops": plan["flops"] / seconds / 1e12,
         "late_programs": rest[-1]["programs"] - first["programs"],
     }
-    if not has_torch():
+    if not measures_torch(job):
         return
     config, torch = ours.model.config, sweepers.TorchSweeper(job)
     shape = {
@@ -122,7 +122,7 @@ def capture(job: Job) -> Iterator[Figure]:
     n = min(8, len(np.load(job["mels"])))
     job = {**job, "batch": n, "tokens": [job["tokens"][:32]] * n}
     classes = {"jaxasr": readers.JaxasrReader}
-    if has_torch():
+    if measures_torch(job):
         classes["torch"] = readers.TorchReader
     for who, reader_class in classes.items():
         reader = reader_class(job)

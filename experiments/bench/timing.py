@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from experiments.bench.models import Job
+
 
 def time_calls(call: Callable[..., Any], *arguments: Any, n: int = 3) -> dict[str, float]:
     """Returns the seconds of the first call, and the median of `n` later calls.
@@ -24,11 +26,12 @@ def time_calls(call: Callable[..., Any], *arguments: Any, n: int = 3) -> dict[st
     return {"first_s": seconds[0], "seconds": statistics.median(seconds[1:])}
 
 
-def has_torch() -> bool:
-    """Returns whether torch and transformers are installed.
+def measures_torch(job: Job) -> bool:
+    """Returns whether torch and transformers are installed, and the job is not `alone`.
 
     Example:
-        >>> has_torch() in (True, False)
-        True
+        >>> measures_torch({"alone": True})
+        False
     """
-    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    return installed and not job["alone"]
