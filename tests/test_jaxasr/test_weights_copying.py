@@ -17,7 +17,7 @@ from tests.golden import tiny
 DTYPES = ("float32", "float16", ml_dtypes.bfloat16)
 
 
-@pytest.mark.parametrize(("stored", "kept"), itertools.product(DTYPES, DTYPES))
+@pytest.mark.parametrize(("stored", "kept"), list(itertools.product(DTYPES, DTYPES)))
 @pytest.mark.parametrize("shape", [(), (5,), (40, 33), (3, 20, 17)])
 def test_a_copy_equals_the_assignment(shape, stored, kept):
     x = np.random.default_rng(0).normal(size=shape).astype(stored)
