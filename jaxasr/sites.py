@@ -24,7 +24,7 @@ _MLP = {"mlp.pre": "B T E", "mlp.post": "B T E", "mlp_out": "B T D"}
 
 
 def _name_attention_sites(name: str) -> dict[str, str]:
-    """Returns the axes of the sites of the attention `name`, and of its output."""
+    """Returns the axes of each site of an attention block, such as "attn", and of its output."""
     return {f"{name}.{site}": axes for site, axes in _ATTENTION.items()} | {f"{name}_out": "B T D"}
 
 
@@ -76,7 +76,10 @@ def stack_of(site: str) -> str:
 
 
 def sites_of(stack: str) -> list[str]:
-    """Returns every site of `"encoder"` or `"decoder"`, in the order of the forward pass.
+    """Returns every site of `"encoder"` or `"decoder"`.
+
+    The sites of a layer come first, then those without a layer axis. Both parts are in the order of
+    the forward pass.
 
     Example:
         >>> jaxasr.sites.sites_of("decoder")[0]

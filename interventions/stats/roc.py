@@ -9,7 +9,7 @@ from interventions.stats.categories import categories
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % percentile interval from `low` to `high` over `n` groups.
+    """A value with its 95 % interval from `low` to `high`, over `n` groups or independent units.
 
     Example:
         >>> Interval(value=0.8, low=0.7, high=0.9, n=20).high

@@ -272,6 +272,7 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
         (b"abc\tcv_1.wav\tN\xffo.\n", r"expected UTF-8 \(invalid start byte at byte 14\)"),
         (b"abc\tcv_1.wav\t" + b"x" * 200_000 + b"\n", r"expected tab-separated text \(field lar"),
         (b"abc\tcv_1.wav\n", "expected a value for sentence"),
+        (b"abc\tcv_1.wav\tNo.\tmore\n", "expected as many values as the table has columns"),
     ],
 )
 def test_a_malformed_common_voice_table_names_the_line(tmp_path, line, message):

@@ -216,12 +216,15 @@ def test_only_the_same_command_and_input_may_replace_files(recordings):
     with pytest.raises(ValueError, match="made with site 'z', not 'q'"):
         open_output("a/x.wav", site="q")
     (recordings / "heads" / "cells").mkdir()
-    assert open_output("b/x.wav", overwrite=True, site="z").begin("cells") == recordings / "heads"
+    assert (
+        open_output("b/x.wav", overwrite=True, site="z").prepare_folder("cells")
+        == recordings / "heads"
+    )
     assert not (recordings / "heads" / "cells").exists()
     (
         recordings / "heads" / "cells"
     ).mkdir()  # a folder of an interrupted run, which the same command continues
-    open_output("b/x.wav", overwrite=True, site="z").begin("cells")
+    open_output("b/x.wav", overwrite=True, site="z").prepare_folder("cells")
     assert (recordings / "heads" / "cells").exists()
     with pytest.raises(RuntimeError), open_output("b/x.wav", overwrite=True, site="z").writing():
         raise RuntimeError

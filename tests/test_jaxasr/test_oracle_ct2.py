@@ -74,7 +74,8 @@ def test_greedy_tokens_and_scores_agree(pair, mels):
     for row, result in enumerate(theirs):
         n = int(out.lengths[row])
         assert np.asarray(out.tokens[row, :n]).tolist() == result.sequences_ids[0]
-        # With length_penalty 0, the score is the sum over tokens, and the end-of-text if reached.
+        # With length_penalty 0, the score is the sum of the tokens' log-probabilities. The
+        # end-of-text token counts if it was generated.
         assert float(out.logprobs[row].sum()) == pytest.approx(result.scores[0], abs=0.02)
 
 
