@@ -162,6 +162,7 @@ def run_section(name: str, job: Job) -> None:
     import jax
 
     from experiments.bench.machine import OTHER_PACKAGES
+    from experiments.compiling import count_compilations
     from interventions.storage.provenance import commit, versions
 
     sections: dict[str, Callable[[Job], Iterator[Figure]]] = {
@@ -187,8 +188,10 @@ def run_section(name: str, job: Job) -> None:
         "size": job["size"],
         "dtype": job["dtype"],
     }
+    compiling = count_compilations()
     for figure in sections[name](job):
         append(Path(job["out"]), {"section": name, **figure, **origin})
+    append(Path(job["out"]), {"section": name, "who": "jaxasr", **compiling.to_dict(), **origin})
 
 
 if __name__ == "__main__":
