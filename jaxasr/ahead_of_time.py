@@ -159,7 +159,8 @@ def _compile_in_thread(lowered: jax.stages.Lowered) -> Future[None]:
 
     size = threading.stack_size(_STACK_BYTES)
     try:
-        threading.Thread(target=run, daemon=True).start()
+        # Not a daemon, because the end of Python would stop the compiler with a crash.
+        threading.Thread(target=run).start()
     finally:
         threading.stack_size(size)
     return future
