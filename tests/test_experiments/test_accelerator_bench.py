@@ -94,6 +94,7 @@ def test_unknown_sizes_and_sections_are_refused():
         assert "expected one of" in done.output
 
 
+@pytest.mark.filterwarnings("ignore:.*found no tokenizer")
 def test_random_weights_are_those_of_the_size(tmp_path):
     prepared = accelerator_sections.prepare(job(tmp_path))
     from experiments.bench import models

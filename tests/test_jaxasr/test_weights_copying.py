@@ -22,7 +22,7 @@ DTYPES = ("float32", "float16", ml_dtypes.bfloat16)
 def test_a_copy_equals_the_assignment(shape, stored, kept):
     x = np.random.default_rng(0).normal(size=shape).astype(stored)
     for tensor in (x, x.transpose()):
-        expected, target = np.empty((2, *tensor.shape), kept)
+        expected, target = (np.empty(tensor.shape, kept) for _ in range(2))
         expected[...] = tensor
         copy_cast(tensor, target)
         assert target.tobytes() == expected.tobytes()
