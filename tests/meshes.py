@@ -39,7 +39,7 @@ def make_run(config: jaxasr.Config, seed: int, n_rows: int = 5, n_tokens: int = 
     """Makes a run of random recordings and tokens."""
     rng = np.random.default_rng(seed)
     mel = rng.normal(size=(n_rows, config.n_mels, config.n_mel_frames)).astype(np.float32)
-    tokens = np.random.default_rng(0).integers(config.n_vocab, size=(n_rows, n_tokens))
+    tokens = np.random.default_rng(100 + seed).integers(config.n_vocab, size=(n_rows, n_tokens))
     return iv.Run(mel=mel, tokens=tokens.astype(np.int32))
 
 
