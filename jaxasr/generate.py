@@ -99,9 +99,9 @@ def generate(
                 "mesh: not defined with a leader, an axis name or a beam search. Leave these out, "
                 "or leave out mesh."
             )
-        return generate_on_mesh(
-            model, memory, prompt, settings, resolve_mesh(mesh), temperature, key, recordings
-        )
+        mesh = resolve_mesh(mesh)
+        assert mesh is not None
+        return generate_on_mesh(model, memory, prompt, settings, mesh, temperature, key, recordings)
     if beam_size is None:
         request = Request.from_arguments(model, memory, prompt, settings)
         return sample(

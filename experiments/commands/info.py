@@ -208,7 +208,7 @@ def _format_cache(cache: dict[str, Any] | None) -> str:
 
     if cache is None:
         return "no programs are saved"
-    saved = f"{cache['path']} ({cache['programs']} programs, {_format_bytes(cache['bytes'])})"
+    saved = f"{cache['path']} ({cache['programs']} programs, {format_bytes(cache['bytes'])})"
     return saved if cache["can_read"] else f"{saved}. {NEVER_READ}"
 
 

@@ -33,7 +33,10 @@ def value_of_rows(
     edits_of: MakeEdits | None, axis: int | None, rows: Int[np.ndarray, "R"]
 ) -> Array | None:
     """Selects the rows of the value of an `AtCell`; None if all recordings share the value."""
-    return None if axis is None else jnp.take(_edit(edits_of).value, rows, axis)
+    if axis is None:
+        return None
+    value: Any = _edit(edits_of).value
+    return jnp.take(value, rows, axis)
 
 
 def with_value(cells: CellEdits, value: Array | None) -> CellEdits:

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from interventions.effects.first_order import attribution
 from interventions.metrics import logit_diff
 from interventions.patching import programs
-from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
+from interventions.patching.axes import axes_of_acts
 from interventions.planning.devices import PlannedDevice
 from interventions.planning.report import Report
 from interventions.planning.work import Work, mel_shape, run_shape
@@ -21,7 +21,7 @@ from jaxasr.cache import Memory
 from jaxasr.config import Config
 from jaxasr.decoding import end_of_text, unrolls_layers
 from jaxasr.generate import generate
-from jaxasr.meshes import DATA
+from jaxasr.meshes import DATA, axes_of_memory, specs_of
 from jaxasr.taps import select
 from jaxasr.weights.assemble import abstract_model
 

@@ -1,6 +1,6 @@
 """Computes exact intervals and tests of shares, and the shares that a study can detect."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -143,9 +143,10 @@ def detectable_share(n: int, null: float, side: str = "above", power: float = 0.
     extreme = 1.0 if side == "above" else 0.0
     if share_power(extreme, n, null, side) < power:
         return None
-    return float(
-        optimize.brentq(lambda share: share_power(share, n, null, side) - power, null, extreme)
+    solution: Any = optimize.brentq(
+        lambda share: share_power(share, n, null, side) - power, null, extreme
     )
+    return float(solution)
 
 
 def _phi(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -> float:
