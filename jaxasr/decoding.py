@@ -255,7 +255,8 @@ class DecodingSession:
         """
         c = self.model.config
         d_head = c.n_text_state // c.n_text_head
-        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past_class)
+        shape = c.n_text_layer, batch, c.n_text_head, size, d_head
+        cache = Cache.empty(*shape, c.product_dtype, past_class)
         return (
             dataclasses.replace(cache, past=unstack(cache.past))
             if isinstance(self.blocks, tuple)

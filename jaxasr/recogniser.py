@@ -20,6 +20,7 @@ from jaxasr.decoding import LogitFilter
 from jaxasr.generated_text import GeneratedText, Prompt, generate_text
 from jaxasr.model import Whisper
 from jaxasr.options import Options
+from jaxasr.precision import precision_fields
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
@@ -262,7 +263,12 @@ def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
 
 
 def load(
-    name: str | os.PathLike, *, dtype: str = "float32", param_dtype: str | None = None
+    name: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    precision: str | None = None,
+    attention_kernel: str = "auto",
 ) -> Recogniser:
     """Loads a recogniser.
 
@@ -271,8 +277,12 @@ def load(
             CTranslate2 folder or an OpenAI `.pt` file. A size that an installed package contains,
             such as `"tiny.en"`. A name in the cache of Hugging Face or on its hub, such as
             `"openai/whisper-small"`.
-        dtype: dtype of activations: "float32", "bfloat16" or "float16".
+        dtype: dtype of activations: "float32", "bfloat16" or "float16". None: "float32".
         param_dtype: dtype of weights; None: `dtype`.
+        precision: a policy instead of the two dtypes: "float32", "high", "mixed" or "bfloat16".
+            docs/precision.md compares them.
+        attention_kernel: "auto" chooses the fastest kernel of the device. "xla", "cudnn" or
+            "splash" is used without exception (see `jaxasr.fused_attention`).
 
     Returns:
         The model with its tokenizer and checkpoint.
@@ -280,12 +290,23 @@ def load(
     Raises:
         WeightsError: the checkpoint is damaged, incomplete or unknown. It is a ValueError, and its
             message gives the remedy.
+        ValueError: an unknown `precision` or `attention_kernel`, or `precision` with a dtype.
 
     Example:
         ```python
-        asr = jaxasr.load("tiny.en")
+        asr = jaxasr.load("tiny.en", precision="mixed")
         ```
     """
+    if precision is None:
+        dtype = dtype or "float32"
+        fields = {"dtype": dtype, "param_dtype": param_dtype or dtype}
+    elif dtype is None and param_dtype is None:
+        fields = precision_fields(precision)
+    else:
+        raise ValueError(
+            f"precision: {precision!r} sets the dtypes of activations and weights; leave out "
+            "dtype= and param_dtype=, or leave out precision=."
+        )
     checkpoint = read_checkpoint(name)
     if checkpoint.tokenizer_file is None:
         raise WeightsError(
@@ -294,4 +315,6 @@ def load(
             "jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
         )
     tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file, checkpoint.config.n_vocab)
-    return Recogniser(assemble(checkpoint, dtype, param_dtype or dtype), tokenizer, checkpoint)
+    return Recogniser(
+        assemble(checkpoint, attention_kernel=attention_kernel, **fields), tokenizer, checkpoint
+    )
