@@ -20,7 +20,7 @@ from jaxasr.decoding import LogitFilter
 from jaxasr.generated_text import GeneratedText, Prompt, generate_text
 from jaxasr.model import Whisper
 from jaxasr.options import Options
-from jaxasr.precision import precision_fields
+from jaxasr.precision import precision_fields, precision_name
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
@@ -65,6 +65,7 @@ class Recogniser:
             ("vocabulary", f"{c.n_vocab:,} tokens"),
             ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {c.param_dtype}"),
             ("activations", c.dtype),
+            ("precision", precision_name(c)),
         ]
         return display.table((), rows)
 
