@@ -20,12 +20,12 @@ from jaxasr.decoding import LogitFilter
 from jaxasr.generated_text import GeneratedText, Prompt, generate_text
 from jaxasr.model import Whisper
 from jaxasr.options import Options
-from jaxasr.precision import precision_fields, precision_name
+from jaxasr.precision import precision_name
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
 from jaxasr.transcript import Transcript, Word
-from jaxasr.weights import Checkpoint, WeightsError, assemble, read_checkpoint
+from jaxasr.weights import Checkpoint
 
 # 16 kHz samples, or the path of an audio file.
 Audio = Float[np.ndarray, "n_samples"] | str | os.PathLike
@@ -55,17 +55,17 @@ class Recogniser:
         return f"Recogniser({self.checkpoint.name}: {self.model.summary})"
 
     def _repr_html_(self) -> str:
-        c = self.config
+        config = self.config
         rows = [
             ("checkpoint", self.checkpoint.name),
             ("source", self.checkpoint.source),
-            ("encoder", f"{c.n_audio_layer} layers, {c.n_audio_head} heads"),
-            ("decoder", f"{c.n_text_layer} layers, {c.n_text_head} heads"),
-            ("width", c.n_audio_state),
-            ("vocabulary", f"{c.n_vocab:,} tokens"),
-            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {c.param_dtype}"),
-            ("activations", c.dtype),
-            ("precision", precision_name(c)),
+            ("encoder", f"{config.n_audio_layer} layers, {config.n_audio_head} heads"),
+            ("decoder", f"{config.n_text_layer} layers, {config.n_text_head} heads"),
+            ("width", config.n_audio_state),
+            ("vocabulary", f"{config.n_vocab:,} tokens"),
+            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {config.param_dtype}"),
+            ("activations", config.dtype),
+            ("precision", precision_name(config)),
         ]
         return display.table((), rows)
 
@@ -143,7 +143,7 @@ class Recogniser:
         edits: Edits | None = None,
         rules: LogitFilter | None = None,
     ) -> GeneratedText:
-        """Generates the text of each row of `memory`, greedily and under the checkpoint's rules.
+        """Generates the text of each row of `memory` greedily.
 
         Args:
             memory: encoded audio of B recordings, from `asr.model.encode(mel)`.
@@ -181,7 +181,8 @@ class Recogniser:
             language: language of the text, a code or an English name. None: detect the language
                 (multilingual checkpoints).
             heads: `(layer, head)` pairs of cross-attention heads. None: the heads of the
-                checkpoint. If it names none, `choose_heads` chooses them for this recording.
+                checkpoint, or heads that `choose_heads` chooses for this recording if the
+                checkpoint names none.
 
         Returns:
             Words in order, with `start` and `end` in seconds and with the mean probability of
@@ -261,61 +262,3 @@ class Recogniser:
 
 def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
     return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
-
-
-def load(
-    name: str | os.PathLike,
-    *,
-    dtype: str | None = None,
-    param_dtype: str | None = None,
-    precision: str | None = None,
-    attention_kernel: str = "auto",
-) -> Recogniser:
-    """Loads a recogniser.
-
-    Args:
-        name: a path, a size or a name, tried in this order. A path of a Hugging Face folder, a
-            CTranslate2 folder or an OpenAI `.pt` file. A size that an installed package contains,
-            such as `"tiny.en"`. A name in the cache of Hugging Face or on its hub, such as
-            `"openai/whisper-small"`.
-        dtype: dtype of activations: "float32", "bfloat16" or "float16". None: "float32".
-        param_dtype: dtype of weights; None: `dtype`.
-        precision: a policy instead of the two dtypes: "float32", "high", "mixed" or "bfloat16".
-            docs/precision.md compares them.
-        attention_kernel: "auto" chooses the fastest kernel of the device. "xla", "cudnn" or
-            "splash" is used without exception (see `jaxasr.fused_attention`).
-
-    Returns:
-        The model with its tokenizer and checkpoint.
-
-    Raises:
-        WeightsError: the checkpoint is damaged, incomplete or unknown. It is a ValueError, and its
-            message gives the remedy.
-        ValueError: an unknown `precision` or `attention_kernel`, or `precision` with a dtype.
-
-    Example:
-        ```python
-        asr = jaxasr.load("tiny.en", precision="mixed")
-        ```
-    """
-    if precision is None:
-        dtype = dtype or "float32"
-        fields = {"dtype": dtype, "param_dtype": param_dtype or dtype}
-    elif dtype is None and param_dtype is None:
-        fields = precision_fields(precision)
-    else:
-        raise ValueError(
-            f"precision: {precision!r} sets the dtypes of activations and weights; leave out "
-            "dtype= and param_dtype=, or leave out precision=."
-        )
-    checkpoint = read_checkpoint(name)
-    if checkpoint.tokenizer_file is None:
-        raise WeightsError(
-            f"{checkpoint.source}: the weights are fine, but tokenizer.json, or vocab.json with "
-            "merges.txt, is missing. Copy the files of the same model into the folder, or use "
-            "jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
-        )
-    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file, checkpoint.config.n_vocab)
-    return Recogniser(
-        assemble(checkpoint, attention_kernel=attention_kernel, **fields), tokenizer, checkpoint
-    )
