@@ -32,7 +32,11 @@ def chip():
 
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
-    return SingleDeviceSharding(topology.devices[0])
+    # JAX cannot load a program for an absent TPU from the persistent cache.
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield SingleDeviceSharding(topology.devices[0])
+    jax.config.update("jax_enable_compilation_cache", enabled)
 
 
 def compile_for(chip, fn, *arguments):
@@ -95,9 +99,9 @@ def generation_of(policy):
 
 def large_results_in_loops(hlo):
     """Returns instructions of while loops that write as much as a weight or a layer's keys."""
-    computations = {}
+    computations, instructions = {}, []
     for line in hlo.splitlines():
-        if start := re.match(r"%?([\w.\-]+) \(.*\{$", line):
+        if start := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             instructions = computations.setdefault(start.group(1), [])
         elif " = " in line:
             instructions.append(line.strip())
