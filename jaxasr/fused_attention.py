@@ -180,7 +180,7 @@ def _choose(kernel: str, platform: str, dtype: Any, d_head: int) -> str:
 
 def _platform() -> str:
     """Returns "cpu", "gpu" or "tpu", the platform of JAX's default device."""
-    device = jax.config.jax_default_device
+    device = jax.config.jax_default_device  # pyright: ignore
     if device is None:
         return jax.default_backend()
     platform = device if isinstance(device, str) else device.platform
@@ -245,7 +245,7 @@ def _attend_by_splash(
     # The kernel multiplies bfloat16, which has no other precision.
     with jax.default_matmul_precision("default"):
         z = jax.vmap(kernel, (0, 0, 0, None))(q, k, v, segments)
-    return z[:, :, :n_queries]
+    return jnp.asarray(z)[:, :, :n_queries]
 
 
 def _block_and_padding(n: int) -> tuple[int, int]:

@@ -80,11 +80,14 @@ def effects(asr: "Recogniser", task: Task, names: Sequence[str]) -> dict[str, np
     Returns:
         Changes [n, cells] by sweep.
     """
+    import jax.numpy as jnp
+
     import interventions as iv
 
-    target = iv.Run(mel=task.mels, tokens=task.tokens).encode(asr.model)
+    mels, tokens = jnp.asarray(task.mels), jnp.asarray(task.tokens)
+    target = iv.Run(mel=mels, tokens=tokens).encode(asr.model)
     next_rows = np.roll(np.arange(target.batch), -1)
-    source = dataclasses.replace(target.rows(next_rows), tokens=task.tokens)
+    source = dataclasses.replace(target.rows(next_rows), tokens=tokens)
     metric = iv.logit_diff(task.answer, task.foil)
     results = {}
     for name in names:
