@@ -126,15 +126,17 @@ class ChunkedFit(NamedTuple):
         self, pairs: list[tuple[int, int]], n_layers: int
     ) -> tuple[StandardisedLayers, Moments]:
         """Reads layers, and standardises them by NumPy."""
-        n, d = self._padded_shape()
-        n_fits, train = len(self.fit_targets.train), self.fit_targets.train
-        layers = [
-            standardise_on_host(self.sites.read(*pair), train, self.standardize) for pair in pairs
-        ]
+        shape = self._padded_shape()
+        train, layers = self.fit_targets.train, []
+        for pair in pairs:
+            x = self.sites.read(*pair)
+            layers.append(standardise_on_host(x, train, shape, standardize=self.standardize))
+        if n_layers == 1:
+            return layers[0]
         features, moments = jax.tree.map(lambda *leaves: np.concatenate(leaves), *layers)
-        by_fit = n_layers, n_fits, d
+        by_fit = n_layers, len(train), shape[1]
         padded = StandardisedLayers(
-            pad_to(features.x, (n_layers, n, d)),
+            pad_to(features.x, (n_layers, *shape)),
             pad_to(features.shift, by_fit),
             pad_to(features.scale, by_fit, fill=1),
         )

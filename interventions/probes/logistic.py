@@ -15,20 +15,13 @@ Each λ has two stages. The rough stage ends near the optima. The refinement con
 preconditioner that is computed there.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.probes.objective import (
-    Point,
-    Problem,
-    Softmax,
-    Solution,
-    compute_logits,
-    compute_softmax,
-)
+from interventions.probes.objective import Point, Problem, Solution, compute_logits, compute_softmax
 from interventions.probes.preconditioner import (
     Curvature,
     Inverter,
@@ -41,18 +34,18 @@ _ROUGH_STAGE_GAP = 1e-3  # optimality gap of every fit at which the rough stage 
 
 
 class _WarmStart(NamedTuple):
-    """The values that a stage starts from.
+    """The values that the fits of a λ start from.
 
     Attributes:
-        state: state at the end of the stage before.
-        penultimate_point: optimum of the λ before the last one.
-        penultimate_logits: logits at `penultimate_point`.
+        point: optimum of the last λ.
+        previous_point: optimum of the λ before the last one.
+        previous_logits: logits at `previous_point`.
         curvature: curvature at the end of the last rough stage.
     """
 
-    state: State
-    penultimate_point: Point
-    penultimate_logits: Float[Array, "K1 J N"]
+    point: Point
+    previous_point: Point
+    previous_logits: Float[Array, "K1 J N"]
     curvature: Curvature
 
 
@@ -83,68 +76,54 @@ def solve_path(
         A `Solution` with leading axes [P, J].
     """
 
-    def solve_stage(warm: _WarmStart, stage: Stage) -> tuple[_WarmStart, Solution]:
-        is_refinement = stage.is_refinement
+    def solve_penalty(
+        warm: _WarmStart, penalty_and_place: tuple[Array, Array]
+    ) -> tuple[_WarmStart, Solution]:
+        penalty, is_first = penalty_and_place
+        # Recomputed from the weights, so that rounding errors do not accumulate over λ.
+        logits = compute_logits(problem, warm.point)
+        logit_change = logits - warm.previous_logits
+        start = make_state(warm.point, logits, compute_softmax(problem, logits))
+        start = start._replace(direction=warm.point - warm.previous_point)
 
-        def keep_old_in_refinement(old: Any, new: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(is_refinement, a, b), old, new)
+        def solve_stage(
+            start: tuple[State, Curvature], stage: Stage
+        ) -> tuple[tuple[State, Curvature], None]:
+            state, curvature = start
+            curvature = jax.lax.cond(
+                stage.is_refinement | is_first,
+                lambda: estimate_curvature(problem, state.softmax),
+                lambda: curvature,
+            )
+            preconditioner = invert_curvature(curvature, penalty, invert)
+            state = minimise(
+                problem, preconditioner, penalty, stage, tol, max_iter, state, logit_change
+            )
+            return (state, curvature), None
 
-        start, first_logit_change = jax.lax.cond(
-            is_refinement,
-            lambda: (warm.state, jnp.zeros_like(warm.state.logits)),
-            lambda: _extrapolate(problem, warm),
-        )
-        curvature = jax.lax.cond(
-            stage.renews_curvature,
-            lambda: estimate_curvature(problem, start.softmax),
-            lambda: warm.curvature,
-        )
-        preconditioner = invert_curvature(curvature, stage.penalty, invert)
-        state = minimise(problem, preconditioner, stage, tol, max_iter, start, first_logit_change)
-        next_warm = _WarmStart(
-            state,
-            keep_old_in_refinement(warm.penultimate_point, start.point),
-            keep_old_in_refinement(warm.penultimate_logits, start.logits),
-            curvature,
-        )
+        (state, curvature), _ = jax.lax.scan(solve_stage, (start, warm.curvature), stages)
+        next_warm = _WarmStart(state.point, start.point, logits, curvature)
         return next_warm, _make_solution(problem, state)
 
-    zeros = jnp.zeros((n_classes - 1, *problem.shift.shape))
-    start = _make_start(problem, Point(zeros, _fit_bias_only(problem, n_classes)))
-    is_refinement = jnp.tile(jnp.array([False, True]), len(penalties))
     stages = Stage(
-        penalty=jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2),
-        target_gap=jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH_STAGE_GAP), tol]), len(penalties)),
-        is_refinement=is_refinement,
-        renews_curvature=is_refinement.at[0].set(True),
+        is_refinement=jnp.array([False, True]),
+        target_gap=jnp.stack([jnp.maximum(tol, _ROUGH_STAGE_GAP), tol]),
     )
-    _, solutions = jax.lax.scan(solve_stage, start, stages)
-    # Every second solution is that of a refinement.
-    return jax.tree.map(lambda leaf: leaf[1::2], solutions)
+    penalties = penalties * (2 if n_classes == 2 else 1)
+    is_first = jnp.arange(len(penalties)) == 0
+    start = _start(problem, n_classes)
+    return jax.lax.scan(solve_penalty, start, (penalties, is_first))[1]
 
 
-def _make_start(problem: Problem, point: Point) -> _WarmStart:
-    """Makes the start of the first stage, which computes the softmax and the curvature itself."""
-    # Weights are 0, so the logits are the bias.
-    logits = jnp.broadcast_to(point.b[..., None], (*point.b.shape, problem.labels.shape[-1]))
-    n_fits, n_features = problem.shift.shape
-    softmax = Softmax(logits, logits[0], jnp.zeros(n_fits))
+def _start(problem: Problem, n_classes: int) -> _WarmStart:
+    """Returns weights of 0 with the optimal bias. The first λ computes the curvature there."""
+    (n_fits, n_features), n_rows = problem.shift.shape, problem.labels.shape[-1]
+    weights = jnp.zeros((n_classes - 1, n_fits, n_features))
+    point = Point(weights, _fit_bias_only(problem, n_classes))
+    logits = jnp.broadcast_to(point.b[..., None], (*point.b.shape, n_rows))
     gram = jnp.zeros((n_features, n_features))
     curvature = Curvature(gram, jnp.zeros_like(problem.shift), jnp.zeros(n_fits))
-    return _WarmStart(make_state(point, logits, softmax), point, logits, curvature)
-
-
-def _extrapolate(problem: Problem, warm: _WarmStart) -> tuple[State, Float[Array, "K1 J N"]]:
-    """Returns a state that will step from the last optimum, along the line from the one before it.
-
-    The second result is the change of the logits along this line. Logits are recomputed from the
-    weights, so that rounding errors do not accumulate over λ.
-    """
-    point = warm.state.point
-    logits = compute_logits(problem, point)
-    state = make_state(point, logits, compute_softmax(problem, logits))
-    direction = point - warm.penultimate_point
-    return state._replace(direction=direction), logits - warm.penultimate_logits
+    return _WarmStart(point, point, logits, curvature)
 
 
 def _fit_bias_only(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
@@ -165,7 +144,7 @@ def _make_solution(problem: Problem, state: State) -> Solution:
         weights=w.swapaxes(0, 1),
         bias=b.T,
         objective=state.objective,
-        gradient_norm=jnp.maximum(largest_w, largest_b) / problem.train_mask.sum(-1),
+        gradient_norm=jnp.maximum(largest_w, largest_b) * (1 / problem.train_mask.sum(-1)),
         optimality_gap=state.optimality_gap(),
         n_iter=state.n_iter,
     )

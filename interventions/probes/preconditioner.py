@@ -54,10 +54,10 @@ def estimate_curvature(problem: Problem, softmax: Softmax) -> Curvature:
     variance = sum_classes(softmax.p * (1 - softmax.p)) + softmax.p_last * (1 - softmax.p_last)
     weight = variance / len(softmax.p) * problem.train_mask
     total, mean_weight = weight.sum(-1), weight.mean(0)
-    centred = problem.x - mean_weight @ problem.x / mean_weight.sum()
+    centred = problem.x - mean_weight @ problem.x * (1 / mean_weight.sum())
     # With the square root of the weights on both sides, one product gives the weighted sum.
     centred = centred * jnp.sqrt(mean_weight)[:, None]
-    return Curvature(centred.T @ centred, weight @ problem.x / total[:, None], total)
+    return Curvature(centred.T @ centred, weight @ problem.x * (1 / total)[:, None], total)
 
 
 def invert_curvature(curvature: Curvature, penalty: Array, invert: Inverter) -> Preconditioner:
@@ -127,4 +127,4 @@ def apply_inverse_hessian(
     w = (right_side.reshape(-1, right_side.shape[-1]) @ preconditioner.inverse).reshape(
         right_side.shape
     )
-    return Point(w, gradient.b / curvature.total - (offset * w).sum(-1))
+    return Point(w, gradient.b * (1 / curvature.total) - (offset * w).sum(-1))

@@ -139,7 +139,7 @@ def _compute_outputs(
 ) -> Float[Array, "K J N"]:
     """Computes the logits, or the predictions of ridge regression, for all rows."""
     # The weights are rescaled instead of the features, so that all fits multiply the same matrix.
-    w = weights.swapaxes(0, 1) / problem.scale
+    w = weights.swapaxes(0, 1) * (1 / problem.scale)
     products = (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1)
     return products + (bias.T - (w * problem.shift).sum(-1))[..., None]
 
@@ -196,4 +196,7 @@ def _score_values(problem: Problem, test: Array, solution: Solution) -> FitResul
 
 
 def _mean_over_test_rows(values: Shaped[Array, "J N"], test: Array) -> Float[Array, "J"]:
-    return (values * test).sum(-1) / test.sum(-1)
+    total = (values * test).sum(-1)
+    # An accuracy of 1 must be exact, so this is a division. The zeros give the divisor all axes of
+    # `total`; see `objective`.
+    return total / (test.sum(-1) + 0 * total)

@@ -50,12 +50,15 @@ class State(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One of the two stages of each λ."""
+    """One of the two stages of each λ.
 
-    penalty: Array  # λ, doubled for two classes
-    target_gap: Array  # optimality gap at which the stage ends
-    is_refinement: Array  # whether this is the second stage
-    renews_curvature: Array  # whether the curvature is computed at the start of this stage
+    Attributes:
+        is_refinement: whether this is the second stage.
+        target_gap: optimality gap at which the stage ends.
+    """
+
+    is_refinement: Bool[Array, ""]
+    target_gap: Float[Array, ""]
 
 
 def make_state(point: Point, logits: Float[Array, "K1 J N"], softmax: Softmax) -> State:
@@ -80,6 +83,7 @@ def make_state(point: Point, logits: Float[Array, "K1 J N"], softmax: Softmax) -
 def minimise(
     problem: Problem,
     preconditioner: Preconditioner,
+    penalty: Array,
     stage: Stage,
     tol: Array,
     max_iter: Array,
@@ -91,14 +95,16 @@ def minimise(
     A fit stops moving once its gap is at most `tol`. The loop also ends if no fit descends in
     float32, even along the preconditioned gradient. Then `finish` continues in float64.
 
-    The first step of a rough stage goes along the direction of `state`, whose logits are
-    `first_logit_change`. A refinement has none, so its first step only computes a direction. One
-    body of the loop for all these steps halves the time to compile.
+    The first step of a rough stage goes along the direction of `state`, and changes the logits by
+    `first_logit_change`. The first step of a refinement has length 0, and only computes a
+    direction. One body of the loop for all these steps halves the time to compile.
     """
     # A refinement drops the direction, because it was computed with another preconditioner. An
     # infinite decrement makes the first direction independent of the one before it.
     state = state._replace(
-        direction=state.direction.times(1.0 - stage.is_refinement * jnp.ones_like(state.objective)),
+        direction=jax.tree.map(
+            lambda leaf: jnp.where(stage.is_refinement, 0, leaf), state.direction
+        ),
         decrement=jnp.full_like(state.objective, jnp.inf),
         n_idle=jnp.int32(-1),
     )
@@ -112,11 +118,11 @@ def minimise(
     def step(state: State) -> State:
         logit_change = jax.lax.cond(
             state.n_idle < 0,
-            lambda: first_logit_change,
+            lambda: jnp.where(stage.is_refinement, 0, first_logit_change),
             lambda: compute_logits(problem, state.direction),
         )
-        state = _line_search_step(problem, stage.penalty, state, logit_change)
-        return _direction_step(problem, preconditioner, stage.penalty, tol, state)
+        state = _line_search_step(problem, penalty, state, logit_change)
+        return _direction_step(problem, preconditioner, penalty, tol, state)
 
     return jax.lax.while_loop(is_unfinished, step, state)
 
