@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import compile_cache
+from experiments.compiling import count_compilations
 
 if TYPE_CHECKING:
     from jaxasr import Recogniser
@@ -42,6 +43,7 @@ def start(device: str | None = None) -> None:
             "jax[cuda13], or omit --device."
         ) from error
     compile_cache.enable()
+    count_compilations()
 
 
 def check_language(model: str, language: str | None, task: str = "transcribe") -> None:
@@ -64,6 +66,7 @@ def check_language(model: str, language: str | None, task: str = "transcribe") -
     """
     language_code = _names_in("languages.py")["language_code"]
     code = "en" if language is None else language_code(language)
+    # Multilingual models support all languages and tasks. Other models are checked when loaded.
     if model not in _names_in("config.py")["SIZES"] or not model.endswith(".en"):
         return
     remedy = f"{model} is English-only. Use a multilingual model (a name without .en)."

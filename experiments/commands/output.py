@@ -32,7 +32,7 @@ class Output:
     files: Mapping[str, dict[str, Any]]
     overwrite: bool = False
 
-    def begin(self, partial: str) -> Path:
+    def prepare_folder(self, partial: str) -> Path:
         """Makes the folder of --out for a command that keeps finished parts in a subfolder.
 
         Finished parts of the same command and input are kept, so that the command continues where

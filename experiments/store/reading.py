@@ -115,7 +115,7 @@ class Store:
 
         Example:
             ```python
-            X = activations.activations("encoder.resid_post", "last")  # [L, N, D]
+            X = activations.activations("encoder.resid_post", "speech")  # [L, N, D]
             ```
         """
         array, names = self._find_array(site), self.group.attrs["settings"]["pools"]

@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array
 
 from interventions.memory_budget import memory_budget
-from interventions.patching.workload import equal_chunk_size
 from interventions.probes import device_path, finish, inputs
 from interventions.probes.objective import Problem
 from interventions.probes.padding import pad_to, padded_size
@@ -26,6 +25,7 @@ from interventions.probes.standardise import (
 )
 from interventions.probes.targets import FitTargets
 from jaxasr import compiled
+from jaxasr.meshes import equal_chunk_size
 
 # Bytes for all dispatched chunks on a CPU, in addition to X.
 _CPU_BUDGET_BYTES = 1 << 30

@@ -8,14 +8,14 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-import jax
+from jaxasr.target_device import target_device
 
 _is_forced = ContextVar("_is_forced", default=False)
 
 
 def is_used() -> bool:
     """Returns whether fits take the path of an accelerator."""
-    return _is_forced.get() or jax.default_backend() != "cpu"
+    return _is_forced.get() or target_device().platform != "cpu"
 
 
 @contextlib.contextmanager

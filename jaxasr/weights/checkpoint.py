@@ -71,6 +71,9 @@ class Tensors(Mapping[str, np.ndarray]):
         assert array.shape == entry.shape, (name, array.shape, entry.shape)
         return array
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries  # the method of `Mapping` would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
@@ -235,7 +238,7 @@ def existing_heads(heads: Heads | None, config: Config, path: Path) -> Heads | N
 def with_positions(entries: dict[str, LazyTensor], config: Config) -> dict[str, LazyTensor]:
     """Adds the encoder's positional embedding if `entries` lack it.
 
-    It is fixed, so some files leave it out.
+    Some files leave out this embedding, because its values are fixed.
 
     Example:
         >>> import jaxasr

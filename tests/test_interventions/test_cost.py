@@ -5,12 +5,14 @@ import math
 
 import jax
 import jax.interpreters.partial_eval as pe
+import numpy as np
 import pytest
 from tiny_sweeps import target_and_source
 
 import interventions as iv
 from interventions.patching import cost, programs
-from interventions.patching.compute import Example
+from interventions.patching.cell_chunks import cell_chunks
+from interventions.patching.compute import RecordingChunk
 from jaxasr import compiled, sites
 
 D, FRAMES = 15, 11  # width of the tiny decoder, and number of encoder frames
@@ -59,18 +61,21 @@ def count_operations(equation, n_vocab):
 @pytest.mark.parametrize("site", SITES)
 def test_counted_operations_are_those_of_the_programs(tiny_model, site, monkeypatch):
     plan = make_plan(tiny_model, site)
-    example, n_operations = Example.of(plan, 0), []
+    recordings, n_operations = RecordingChunk.of(plan, np.array([0])), []
 
-    def trace(function, *arguments, **static):
+    def trace(mesh, function, *arguments, specs, out_specs, **static):
         assert function is programs.resumed_decoder_cells
         program = jax.make_jaxpr(functools.partial(function, **static))(*arguments)
         used, _ = pe.dce_jaxpr(program.jaxpr, [True])  # without unused results, as in XLA
         n_vocab = tiny_model.config.n_vocab
         n_operations.extend(count_operations(product, n_vocab) for product in products(used))
 
-    monkeypatch.setattr(compiled, "call", trace)
+        return np.zeros((1, 1, 1))
+
+    monkeypatch.setattr(compiled, "call_on_mesh", trace)
     for layer in plan.work.grid.layers:
-        example.dispatch(layer)
+        for chunk in cell_chunks(plan.work, layer):
+            recordings.dispatch([chunk])
     assert cost.flops(plan.work) == sum(n_operations) > 0
 
 
