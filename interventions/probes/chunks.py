@@ -159,8 +159,9 @@ class ChunkedFit(NamedTuple):
             compiled.call_on_mesh, self.mesh, out_specs=by_layer, n_classes=self.n_classes
         )
         # Every block of fits reads the same features, so they are transferred once.
-        sharding = None if self.mesh is None else NamedSharding(self.mesh, by_layer)
-        layers = layers._replace(x=jax.device_put(layers.x, sharding))
+        if n_fits < len(self.fit_targets.train):
+            sharding = None if self.mesh is None else NamedSharding(self.mesh, by_layer)
+            layers = layers._replace(x=jax.device_put(layers.x, sharding))
         parts = _Parts([], [])
         for fits in _equal_blocks(len(self.fit_targets.train), n_fits):
             targets = self.fit_targets.select(fits).pad(self._padded_shape()[0])

@@ -25,8 +25,6 @@ def pad_to(array: np.ndarray, shape: tuple[int, ...], fill: float = 0) -> np.nda
     """Adds entries of `fill` at the end of every axis."""
     if array.shape == shape:
         return array
-    return np.pad(
-        array,
-        [(0, size - old) for size, old in zip(shape, array.shape, strict=True)],
-        constant_values=fill,
-    )
+    padded = np.full(shape, fill, array.dtype)
+    padded[tuple(map(slice, array.shape))] = array
+    return padded
