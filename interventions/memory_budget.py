@@ -26,7 +26,7 @@ def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
     """
     if given is not None:
         return given
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         return cpu
     stats = device.memory_stats() or {}

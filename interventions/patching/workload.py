@@ -45,6 +45,7 @@ class Workload:
         recordings: recordings that a device computes together; None for a number chosen by
             `recordings_per_device`.
         n_devices: number of devices that divide the recordings; 0 without a mesh.
+        n_processes: number of processes that divide the recordings.
     """
 
     config: Config
@@ -56,6 +57,7 @@ class Workload:
     budget: int | None
     recordings: int | None = None
     n_devices: int = 0
+    n_processes: int = 1
 
     @property
     def in_decoder(self) -> bool:
@@ -87,13 +89,14 @@ class Workload:
     def recordings_per_device(self) -> int:
         """Number of recordings that a device computes together.
 
-        As many as fit the memory, if all cells of a layer fit into one chunk. With a mesh, the
-        recordings are divided as for eight devices, so that fewer devices compute the same chunks
-        and give the same bits.
+        As many as fit the memory, if all cells of a layer fit into one chunk. With a mesh or
+        several processes, the recordings are divided as for eight devices, so that fewer devices
+        compute the same chunks and give the same bits.
         """
         if self.recordings is not None:
             return self.recordings
-        shares = max(_SHARES_ON_MESH, self.n_devices) if self.n_devices else 1
+        n_devices = max(1, self.n_devices) * self.n_processes
+        shares = max(_SHARES_ON_MESH, n_devices) if self.n_devices or n_devices > 1 else 1
         most = min(max_recordings(self), -(-self.n_examples // shares))
         return equal_chunk_size(self.n_examples, most)
 
