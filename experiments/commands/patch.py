@@ -11,6 +11,7 @@ from experiments.commands.options import (
     DEFAULT_MODEL,
     Device,
     DeviceOption,
+    DistributedOption,
     Dtype,
     DtypeOption,
     JsonOption,
@@ -50,6 +51,10 @@ _ANSWER_HELP = "The scored word. Default: the word whose probability the source 
 _FOIL_HELP = (
     "The word that logit_diff subtracts. Default: the word that the model predicts for the source."
 )
+_RECORDINGS_HELP = (
+    "Recordings that a device computes together. Equal numbers give equal bits, on any number of "
+    "devices and processes. Default: chosen for the memory."
+)
 _ALPHA_HELP = "Strengths α, such as 0,0.5,1: (1-α) · target + α · source."
 
 
@@ -88,12 +93,16 @@ def patch(
         ),
     ] = 224,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
+    recordings: Annotated[
+        int | None, typer.Option("--recordings", min=1, help=_RECORDINGS_HELP)
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
+    distributed: DistributedOption = "auto",
 ) -> None:
     """Patches activations at one site, cell by cell, and ranks the cells by their effect.
 
@@ -122,11 +131,13 @@ def patch(
         language=language,
         seed=seed,
         new_tokens=tokens,
+        recordings=recordings,
     )
     question.check_targets(len(targets))
     check_language(model, language)
     output = _open_output(targets, out, question, model, dtype, overwrite)
-    _run(targets, output, question, model=model, json=json, dtype=dtype, device=device)
+    options = {"model": model, "json": json, "dtype": dtype, "device": device}
+    _run(targets, output, question, distributed=distributed, **options)
 
 
 def _parse_alphas(text: str) -> tuple[float, ...]:
@@ -166,26 +177,34 @@ def _run(
     json: bool,
     dtype: Dtype,
     device: Device | None,
+    distributed: str,
 ) -> None:
     from experiments import runtime
     from experiments.progress import Progress
 
     steps = Progress()
     with steps("start JAX"):
-        runtime.start(device)
+        runtime.start(device, distributed)
         import jaxasr
         from experiments.analyses.patch import check_grid, patch as run_patch
         from experiments.analyses.patch_recordings import make_sources
         from experiments.pages import patch_page
         from interventions.storage.provenance import provenance
         from jaxasr.config import N_SAMPLES
+        from jaxasr.processes import this_process
     check_grid(question)
     with steps("read the recordings"):
         audio = [jaxasr.load_audio(path)[:N_SAMPLES] for path in targets]
         sources = make_sources(audio, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    answer = run_patch(asr, audio, sources, question, steps, lambda: output.begin(_CELLS) / _CELLS)
+    process = this_process()
+    answer = run_patch(
+        asr, audio, sources, question, steps, lambda: output.begin(_CELLS, process), process
+    )
+    if answer is None:
+        steps.note(f"finished {process.name}; process 0 writes the page")
+        return
     with steps("write the page"):
         page = patch_page.PatchPage(
             model=model,

@@ -159,7 +159,9 @@ class PoolingReadout:
         return pooled
 
     def _pool(self, site: str, x: Array) -> Acts:
-        x = x.reshape(*x.shape[:2], -1)
+        # The barrier makes the compiler pool the numbers that the model computes with. Otherwise it
+        # may compute them again, rounded differently on one device than on several.
+        x = jax.lax.optimization_barrier(x.reshape(*x.shape[:2], -1))
         # The site encoder.conv1 has two frames per encoder frame.
         scale = 2 if site == "encoder.conv1" else 1
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -216,7 +216,10 @@ def test_only_the_same_command_and_input_may_replace_files(recordings):
     with pytest.raises(ValueError, match="made with site 'z', not 'q'"):
         open_output("a/x.wav", site="q")
     (recordings / "heads" / "cells").mkdir()
-    assert open_output("b/x.wav", overwrite=True, site="z").begin("cells") == recordings / "heads"
+    assert (
+        open_output("b/x.wav", overwrite=True, site="z").begin("cells")
+        == recordings / "heads/cells"
+    )
     assert not (recordings / "heads" / "cells").exists()
     (
         recordings / "heads" / "cells"
