@@ -112,9 +112,9 @@ class Launcher:
         distributed = f"127.0.0.1:{self.port},{self.count},{index}" if self.count > 1 else "off"
         log = self.folder.parent / f"{self.folder.name}-{index}.log"
         with log.open("a") as output:
+            job = ("--run", self.job, "--folder", str(self.folder), "--kill-at", str(kill_at))
             return subprocess.Popen(
-                [sys.executable, "-m", _MODULE, "--run", self.job, "--folder", str(self.folder)]
-                + ["--kill-at", str(kill_at)],  # noqa: RUF005
+                [sys.executable, "-m", _MODULE, *job],
                 env=os.environ | {"JAXASR_DISTRIBUTED": distributed, "JAX_PLATFORMS": "cpu"},
                 stdout=output,
                 stderr=output,
