@@ -24,7 +24,7 @@ from interventions.storage.untrusted_files import DTYPE_KINDS
 from jaxasr.processes import Process
 
 Arrays = dict[str, np.ndarray]  # the arrays of one item by name
-# Names under which a file has the wall time and the CPU time of its item, in seconds.
+# Names of two arrays in a file: the wall time and the CPU time that its item took, in seconds.
 _SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"
 
 
@@ -37,8 +37,8 @@ class ItemCache:
         steps: shows progress.
         process: this process. Each of several processes writes into a subfolder.
         others: waits for the items of the other processes.
-        seconds: seconds of wall time that all items returned so far took to compute.
-        earlier_cpu_s: seconds of CPU time that the items loaded so far took in earlier runs.
+        seconds: seconds of wall time that all items took, computed ones and loaded ones.
+        earlier_cpu_s: seconds of CPU time that the loaded items took in earlier runs.
 
     Example:
         ```python
@@ -175,7 +175,7 @@ class ItemCache:
 
 
 def short_hash(*values: Any) -> str:
-    """Returns 16 digits of a hash of numbers, texts and containers of them.
+    """Returns 16 hexadecimal digits of a hash of numbers, texts, and containers of both.
 
     The hash is the same in every process.
 

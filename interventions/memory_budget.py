@@ -2,7 +2,7 @@
 
 import jax
 
-# In bytes. Cells that a CPU computes together should fit into its caches.
+# 64 MiB, so that the cells that a CPU computes together fit into its caches.
 _CPU_BUDGET = 64 << 20
 # Share of an accelerator's memory. The rest holds the weights, the recordings and a reserve.
 _DEVICE_SHARE = 0.4
@@ -30,4 +30,5 @@ def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
     if device.platform == "cpu":
         return cpu
     stats = device.memory_stats() or {}
+    # A device that does not report its memory counts as one of 8 GiB.
     return int(_DEVICE_SHARE * stats.get("bytes_limit", 8 << 30))

@@ -10,6 +10,7 @@ from jaxasr.cache import Memory as Memory
 from jaxasr.config import SIZES as SIZES, Config as Config
 from jaxasr.generate import Generation as Generation, generate as generate
 from jaxasr.generated_text import GeneratedText as GeneratedText
+from jaxasr.meshes import make_mesh as make_mesh
 from jaxasr.model import Whisper as Whisper
 from jaxasr.options import Options as Options
 from jaxasr.recogniser import Recogniser as Recogniser, load as load

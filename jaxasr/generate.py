@@ -34,8 +34,8 @@ def generate(
 ) -> Generation:
     """Generates tokens after `prompt`: greedily, by sampling, or by beam search.
 
-    The function works under `jit` and `vmap`, where a batch of edits shares one memory. Outside of
-    them it compiles one program for each structure of its arguments (see `jaxasr.compiled`).
+    The function works under `jit` and `vmap`, where a batch of edits shares one memory. Elsewhere,
+    the function compiles one program for each structure of its arguments (see `jaxasr.compiled`).
     `Recogniser.generate` also returns texts.
 
     Args:

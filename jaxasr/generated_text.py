@@ -1,4 +1,4 @@
-"""Generates texts from encoded recordings, with the suppressed ids and timestamp rules."""
+"""Generates texts from encoded recordings, by default under the rules of openai/whisper."""
 
 import dataclasses
 from collections.abc import Sequence

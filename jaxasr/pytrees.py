@@ -58,14 +58,14 @@ def _register(cls: Any, **options: Any) -> Any:
         )
 
     def flatten_with_keys(value: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
-        parts, rest = flatten(value)
-        return tuple(zip(keys, parts, strict=True)), rest
+        child_values, static_values = flatten(value)
+        return tuple(zip(keys, child_values, strict=True)), static_values
 
-    def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
+    def unflatten(static_values: tuple[Any, ...], child_values: Any) -> Any:
         # Skips the constructor and its checks, because JAX also puts other objects than arrays
         # into pytrees.
         value = object.__new__(cls)
-        for name, part in zip((*static, *children), (*rest, *parts), strict=True):
+        for name, part in zip((*static, *children), (*static_values, *child_values), strict=True):
             object.__setattr__(value, name, part)
         return value
 

@@ -24,7 +24,7 @@ _MLP = {"mlp.pre": "B T E", "mlp.post": "B T E", "mlp_out": "B T D"}
 
 
 def _name_attention_sites(name: str) -> dict[str, str]:
-    """Returns the axes of the sites of the attention `name`, and of its output."""
+    """Returns the axes of each site of an attention block, such as "attn", and of its output."""
     return {f"{name}.{site}": axes for site, axes in _ATTENTION.items()} | {f"{name}_out": "B T D"}
 
 
@@ -76,7 +76,10 @@ def stack_of(site: str) -> str:
 
 
 def sites_of(stack: str) -> list[str]:
-    """Returns every site of `"encoder"` or `"decoder"`, in the order of the forward pass.
+    """Returns every site of `"encoder"` or `"decoder"`.
+
+    The sites of a layer come first, then those without a layer axis. Both parts are in the order of
+    the forward pass.
 
     Example:
         >>> jaxasr.sites.sites_of("decoder")[0]
@@ -155,16 +158,15 @@ def spec(
         (1, 5, 6, 64)
     """
     check_known([site])
-    c = config
     if stack_of(site) == "encoder":
-        width, n_heads, n_layer = c.n_audio_state, c.n_audio_head, c.n_audio_layer
+        width, n_heads, n_layer = config.n_audio_state, config.n_audio_head, config.n_audio_layer
         # The first convolution has stride 1, the second one 2.
-        n_steps = 2 * c.n_audio_ctx if site == "encoder.conv1" else c.n_audio_ctx
-        n_keys = c.n_audio_ctx
+        n_steps = 2 * config.n_audio_ctx if site == "encoder.conv1" else config.n_audio_ctx
+        n_keys = config.n_audio_ctx
     else:
-        width, n_heads, n_layer = c.n_text_state, c.n_text_head, c.n_text_layer
+        width, n_heads, n_layer = config.n_text_state, config.n_text_head, config.n_text_layer
         n_steps = n_tokens
-        n_keys = c.n_audio_ctx if ".cross_attn." in site else (n_keys or n_tokens)
+        n_keys = config.n_audio_ctx if ".cross_attn." in site else (n_keys or n_tokens)
     sizes = {
         "B": batch,
         "T": n_steps,
@@ -173,7 +175,7 @@ def spec(
         "Dh": width // n_heads,
         "D": width,
         "E": 4 * width,
-        "V": c.n_vocab,
+        "V": config.n_vocab,
     }
     axes = SITES[site]
     shape = tuple(sizes[axis] for axis in axes)

@@ -5,9 +5,9 @@ import jax
 import interventions as iv
 import jaxasr
 
-# WINDOW is in frames. SCORED is the position whose logits the metric reads.
-WINDOW, SCORED, N_TOKENS = 4, -2, 7
-METRIC = iv.logit_diff(3, 5, position=SCORED)
+# WINDOW is in frames. SCORED_POSITION is the position whose logits the metric reads.
+WINDOW, SCORED_POSITION, N_TOKENS = 4, -2, 7
+METRIC = iv.logit_diff(3, 5, position=SCORED_POSITION)
 
 
 def target_and_source(model: jaxasr.Whisper) -> tuple[iv.Run, iv.Run]:

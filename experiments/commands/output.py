@@ -35,7 +35,7 @@ class Output:
     files: Mapping[str, dict[str, Any]]
     overwrite: bool = False
 
-    def begin(self, partial: str, process: "Process | None" = None) -> Path:
+    def prepare_folder(self, partial: str, process: "Process | None" = None) -> Path:
         """Makes the folder for the finished parts of a command.
 
         Finished parts of the same command and input are kept, so that the command continues where

@@ -15,7 +15,6 @@ from experiments.commands.options import (
     Dtype,
     DtypeOption,
     JsonOption,
-    LanguageOption,
     ModelOption,
     OverwriteOption,
 )
@@ -33,28 +32,36 @@ _FILES = ("index.html", "figure.png", "figure.svg", "result.json", "result.zarr"
 _CELLS = "cells"  # subfolder of --out with the finished cells of a sweep
 _SOURCE_HELP = (
     "Where the patch comes from. Another recording: the path of a file. Another sound of the same "
-    "length: noise (white, as loud as TARGET) or silence. TARGET, changed: snr:DB (with noise), "
-    "bandstop:LOW-HIGH (without these Hz), mask:START-STOP (silent for these seconds). "
-    "Activations: zero, mean (of TARGET over positions), resample[:SEED] (of another TARGET)."
+    "length: noise (white, as loud as TARGET) or silence. A corrupted TARGET: snr:DB (with noise), "
+    "bandstop:LOW-HIGH (without these Hz), mask:START-STOP (silent for these seconds). Activations "
+    "instead of a recording: zero, mean (the mean of TARGET over positions), resample[:SEED] "
+    "(those of another TARGET, chosen at random)."
 )
 _METRIC_HELP = (
     "What to measure: logit_diff[:ANSWER,FOIL], logprob[:ANSWER], kl or rank. With --sequence: "
-    "wer, cer, insertions, repeat_span, loop, resolved, length, no_speech_prob or avg_logprob. "
-    "Default: logit_diff, or wer with --sequence."
+    "wer, cer, insertions, repeat_span, loop, resolved (1 if the patch stops a loop), length, "
+    "no_speech_prob or avg_logprob. Default: logit_diff, or wer with --sequence."
 )
 _OUT_HELP = "Folder for index.html, the figure, result.json and result.zarr."
 _TEXT_HELP = (
     "Words before the scored token. With --sequence: the correct text, for wer and cer. Default: "
     "the text that the model generates."
 )
-_ANSWER_HELP = "The scored word. Default: the word whose probability the source changes most."
-_FOIL_HELP = (
-    "The word that logit_diff subtracts. Default: the word that the model predicts for the source."
+_ANSWER_HELP = (
+    "The scored word. Default with --text: the likeliest word after that text. Default without "
+    "--text: the generated word whose probability the source changes most, or the last word if the "
+    "source is not a recording."
 )
 _RECORDINGS_HELP = (
     "Recordings that a device computes together. Equal numbers give equal bits, on any number of "
     "devices and processes. Default: chosen for the memory."
 )
+_FOIL_HELP = (
+    "The word that logit_diff subtracts. Default: the likeliest other word, for the source if that "
+    "is a recording, else for TARGET."
+)
+# Other commands detect the language, but this command does not.
+_LANGUAGE_HELP = "Language of the speech, such as en or German. Default: English."
 _ALPHA_HELP = "Strengths α, such as 0,0.5,1: (1-α) · target + α · source."
 
 
@@ -97,7 +104,7 @@ def patch(
         int | None, typer.Option("--recordings", min=1, help=_RECORDINGS_HELP)
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
-    language: LanguageOption = None,
+    language: Annotated[str | None, typer.Option("--language", "-l", help=_LANGUAGE_HELP)] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
@@ -161,7 +168,8 @@ def _open_output(
 
     options = dataclasses.asdict(question)
     source, recordings = Path(question.source), list(targets)
-    if source.is_file():  # its name and content describe it, because its folder does not matter
+    if source.is_file():
+        # The folder does not matter, so the description has only the file's name and its hash.
         options["source"] = source.name
         recordings.append(source)
     description = describe_origin("patch", recordings, model, dtype=dtype.value, **options)
@@ -199,10 +207,16 @@ def _run(
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     process = this_process()
-    answer = run_patch(
-        asr, audio, sources, question, steps, lambda: output.begin(_CELLS, process), process
+    outcome = run_patch(
+        asr,
+        audio,
+        sources,
+        question,
+        steps,
+        lambda: output.prepare_folder(_CELLS, process),
+        process,
     )
-    if answer is None:
+    if outcome is None:
         steps.note(f"finished {process.name}; process 0 writes the page")
         return
     with steps("write the page"):
@@ -212,12 +226,12 @@ def _run(
             source_name=question.source,
             site=question.site,
             metric=question.metric,
-            plan=answer.plan,
-            scored=answer.scored,
-            texts=answer.texts,
+            plan=outcome.plan,
+            scored=outcome.scored,
+            texts=outcome.texts,
             target_sound=audio[0],
-            source_sound=answer.source_sound,
-            words=answer.words,
+            source_sound=outcome.source_sound,
+            words=outcome.words,
             provenance=provenance(
                 model=runtime.describe_weights(asr),
                 data=[str(path) for path in targets],
@@ -225,6 +239,6 @@ def _run(
                 seed=question.seed,
             ),
         )
-        numbers = patch_page.write(page, answer.result, output.folder, output.record, asr)
+        numbers = patch_page.write(page, outcome.result, output.folder, output.record, asr)
     steps.print_total()
     patch_page.print_result(numbers, output.folder, json)

@@ -1,6 +1,6 @@
 """Computes the features that probes classify, from encoder frames and decoder states.
 
-Axes: M mel bins, L layers, D model width.
+Axes: M mel bins, L layers, D model width, P pools (positions, or means over positions).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,8 @@ def encoder_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Arrays:
     """
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
-    spans = pools.spans(("speech",), [0], [n], [n], None)  # one mean, over frames 0 to n - 1
+    # One mean, over frames 0 to n - 1.
+    spans = pools.spans(("speech",), first=[0], end=[n], length=[n], whole=None)
     _, acts = asr.model.encode(mel[None], readout=pools.readout(spans, sites))
     return {"mel": _mean_spectrum(mel, n), "layers": _stack_layers(acts, *sites)[0]}
 
@@ -49,8 +50,8 @@ def transcript_features(
         asr: the model.
         audio: 16 kHz samples, at most 30 s.
         language: code of the spoken language.
-        max_new_tokens: largest number of generated tokens. At most as many are generated as the
-            decoder's context has room for, with the prompt and the end-of-text token.
+        max_new_tokens: largest number of generated tokens. It is lowered if the prompt, these
+            tokens and the end-of-text token would not fit into the decoder's context.
 
     Returns:
         `text`: the generated text.
@@ -93,8 +94,10 @@ def _boundary_states(
     """Returns `first` and `last` of `transcript_features`."""
     run, _ = make_run(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
     n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
-    # Two positions: the last token of the prompt, and the end-of-text token.
-    spans = pools.spans((str(len(prompt) - 1), "last"), [len(prompt)], [n - 1], [n], None)
+    # The pools are two single positions: the last token of the prompt, and the end-of-text token.
+    spans = pools.spans(
+        (str(len(prompt) - 1), "last"), first=[len(prompt)], end=[n - 1], length=[n], whole=None
+    )
     _, acts = asr.model.decode(
         run.tokens, memory, readout=pools.readout(spans, sites), positions=run.positions
     )
@@ -105,6 +108,6 @@ def _boundary_states(
 def _stack_layers(
     acts: dict[str, np.ndarray], embedding_site: str, layer_site: str
 ) -> Float[np.ndarray, "P L+1 D"]:
-    """Joins embedding [1, P, D] and layer outputs [L, 1, P, D] of a batch of one with P pools."""
+    """Joins the pooled embedding [1, P, D] and layer outputs [L, 1, P, D] of a single row."""
     embedding, layers = np.asarray(acts[embedding_site])[0], np.asarray(acts[layer_site])[:, 0]
     return np.concatenate([embedding[:, None], layers.swapaxes(0, 1)], axis=1)

@@ -98,8 +98,11 @@ def _int32(index: Any) -> Any:
     return (jnp if is_traced(index) else np).asarray(index, jnp.int32)
 
 
-def check_within(indices: Place, size: int, name: str, site: str) -> None:
-    """Raises ValueError if indices lie outside of [0, size). Traced indices are not checked."""
+def check_within(indices: Place, *, size: int, name: str, site: str) -> None:
+    """Raises ValueError if indices lie outside of [0, size). Does not check traced indices.
+
+    `name` is the argument that holds `indices`, and `site` is the edited site.
+    """
     low, high = indices.bounds()
     if not is_traced(low, high) and (int(np.min(low)) < 0 or int(np.max(high)) > size):
         raise ValueError(

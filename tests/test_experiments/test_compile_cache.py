@@ -9,7 +9,7 @@ import pytest
 
 from jaxasr.weights.files import cache_dir
 
-# Compiles a program, and prints the cache folder and the number of programs found in it.
+# Compiles a program, and prints the cache folder and the number of programs loaded from it.
 COMPILE = """
 import logging, sys, jax
 from experiments import compile_cache
@@ -22,6 +22,7 @@ print(folder, sum("cache_hits" in name for name in events))
 
 
 def run(**environment: str) -> tuple[str, int]:
+    """Runs `COMPILE` in a new process. Returns the cache folder and the number of cache hits."""
     inherited = {
         key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XDG"))
     }

@@ -43,7 +43,7 @@ def recordings(tmp_path):
     """Makes recordings a/x.wav and b/x.wav, which differ, an empty file, and a text file."""
     for name, hz in (("a/x.wav", 300), ("b/x.wav", 500)):
         (tmp_path / name).parent.mkdir()
-        soundfile.write(tmp_path / name, tone(hz, 0.3, 0), 16_000)
+        soundfile.write(tmp_path / name, tone(hz, seconds=0.3, seed=0), 16_000)
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("no sound " * 100)
     return tmp_path
@@ -217,14 +217,14 @@ def test_only_the_same_command_and_input_may_replace_files(recordings):
         open_output("a/x.wav", site="q")
     (recordings / "heads" / "cells").mkdir()
     assert (
-        open_output("b/x.wav", overwrite=True, site="z").begin("cells")
+        open_output("b/x.wav", overwrite=True, site="z").prepare_folder("cells")
         == recordings / "heads/cells"
     )
     assert not (recordings / "heads" / "cells").exists()
     (
         recordings / "heads" / "cells"
     ).mkdir()  # a folder of an interrupted run, which the same command continues
-    open_output("b/x.wav", overwrite=True, site="z").begin("cells")
+    open_output("b/x.wav", overwrite=True, site="z").prepare_folder("cells")
     assert (recordings / "heads" / "cells").exists()
     with pytest.raises(RuntimeError), open_output("b/x.wav", overwrite=True, site="z").writing():
         raise RuntimeError

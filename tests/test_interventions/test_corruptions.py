@@ -1,4 +1,4 @@
-"""Corruptions change a recording as documented, and no other part of it."""
+"""Corruptions make the documented change to a recording, and no other change."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
-from tiny_sweeps import METRIC, SCORED, WINDOW, target_and_source
+from tiny_sweeps import METRIC, SCORED_POSITION, WINDOW, target_and_source
 
 import interventions as iv
 from interventions.patching import chunks, compute, programs, unedited
@@ -24,7 +24,10 @@ def test_a_sweep_compiles_three_programs_and_the_next_none(tiny_model, runs):
     assert first - before <= 3
     target, source = (run.replace(mel=run.mel * 1.1, tokens=(run.tokens + 1) % 101) for run in runs)
     iv.sweep(
-        tiny_model, target, source, **(options | {"metric": iv.logit_diff(7, 8, position=SCORED)})
+        tiny_model,
+        target,
+        source,
+        **(options | {"metric": iv.logit_diff(7, 8, position=SCORED_POSITION)}),
     )
     assert compiled.n_compiled(programs.resumed_decoder_cells) == first
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_sweeps import METRIC, SCORED, WINDOW, target_and_source
+from tiny_sweeps import METRIC, SCORED_POSITION, WINDOW, target_and_source
 
 import interventions as iv
 import jaxasr
@@ -13,8 +13,8 @@ from interventions.patching import sources, unedited, workload
 from interventions.patching.grid import swept_sizes
 from jaxasr import sites
 
-# Sites of every kind: edits that change one position or several, with and without heads, keys and
-# frames, in both stacks, within and outside of layers.
+# Sites of every kind: in both stacks, with and without axes for layers, heads, keys and frames. At
+# some, editing one position changes other positions of the same layer.
 SITES = [
     "decoder.cross_attn.z",
     "decoder.attn.k",
@@ -53,7 +53,7 @@ def patch_one_cell(model, target, source, site, cell, n_frames):
     encoder = site.startswith("encoder.")
     memory = model.encode(target.mel, edits={site: edit} if encoder else None)[0]
     logits = model.decode(target.tokens, memory, edits=None if encoder else {site: edit})[0][
-        :, SCORED
+        :, SCORED_POSITION
     ]
     return logits[:, 3] - logits[:, 5]
 
@@ -106,7 +106,7 @@ def test_reuse_changes_no_result(tiny_model, runs, site, over):
 
 @pytest.fixture(scope="module")
 def deep_model_and_runs():
-    """Returns a model with decoder layers between the edited one and the last, and two runs."""
+    """Returns a model whose four decoder layers let several follow an edited one, and two runs."""
     c = jaxasr.Config(
         n_mels=5,
         n_audio_ctx=11,
@@ -125,16 +125,22 @@ def deep_model_and_runs():
 
 
 @pytest.mark.parametrize(
-    ("site", "budget", "loops"),
+    ("site", "budget", "unrolled"),
     [
         ("decoder.cross_attn.z", None, True),
         ("decoder.cross_attn.z", 14_000, False),
         ("decoder.resid_pre", 14_000, True),
     ],
 )
-def test_any_packing_equals_the_whole_pass(deep_model_and_runs, site, budget, loops, monkeypatch):
-    """Covers edits of one and of several positions, one and several batches, and both layouts."""
-    monkeypatch.setattr(unedited, "unrolls_layers", lambda config: loops)
+def test_any_packing_equals_the_whole_pass(
+    deep_model_and_runs, site, budget, unrolled, monkeypatch
+):
+    """Checks each way to pack the positions that cells recompute into batches.
+
+    Covers cells that change one position or several in the edited layer, one and several batches,
+    and decoder layers that are unrolled or scanned.
+    """
+    monkeypatch.setattr(unedited, "unrolls_layers", lambda config: unrolled)
     model, runs = deep_model_and_runs
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
     plan = iv.plan_sweep(model, *runs, **options, budget=budget)
@@ -225,9 +231,9 @@ def test_strengths_and_named_sources_change_the_metric(tiny_model, runs):
 @pytest.mark.parametrize(
     "metric",
     [
-        iv.logprob(3, SCORED),
-        iv.metrics.rank(jnp.array([3, 4]), SCORED),
-        iv.logit_diff(jnp.array([1, 2]), 3, SCORED),
+        iv.logprob(3, SCORED_POSITION),
+        iv.metrics.rank(jnp.array([3, 4]), SCORED_POSITION),
+        iv.logit_diff(jnp.array([1, 2]), 3, SCORED_POSITION),
     ],
 )
 def test_metrics_equal_those_of_plain_logits(tiny_model, runs, metric):
@@ -235,7 +241,7 @@ def test_metrics_equal_those_of_plain_logits(tiny_model, runs, metric):
     swept = iv.sweep(
         tiny_model, target, source, site="decoder.resid_mid", over=("layer",), metric=metric
     )
-    logits = target.decode(tiny_model)[0][:, SCORED]
+    logits = target.decode(tiny_model)[0][:, SCORED_POSITION]
     wanted = (
         logits
         if metric.vocab is None

@@ -11,6 +11,7 @@ from jaxasr import pytrees
 
 
 def make_type(i, decorate=pytrees.dataclass):
+    """Returns a class with one field, whose instances map x to 0 * x + i."""
     return decorate(
         type(
             f"Kind{i}", (), {"__annotations__": {"s": float}, "__call__": lambda self, x: x * 0 + i}
@@ -30,7 +31,7 @@ class FlaxShift:
     by: int = flax.struct.field(pytree_node=False, default=3)
 
 
-def test_it_behaves_like_a_dataclass_of_flax():
+def test_our_dataclass_behaves_like_that_of_flax():
     ours, flax_made = Shift(jnp.ones(2), 4), FlaxShift(jnp.ones(2), 4)
     assert jax.tree.leaves(ours)[0].shape == (2,)
     assert [str(path) for path, _ in jax.tree.leaves_with_path(ours)] == [

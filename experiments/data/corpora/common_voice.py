@@ -20,7 +20,7 @@ def find(path: Path) -> Path | None:
     """Returns the table of clips at `path`, or None if `path` is not Common Voice.
 
     Args:
-        path: the folder, in which the table is validated.tsv, or a table.
+        path: a table, or the folder of Common Voice, whose table is validated.tsv.
     """
     table = path / "validated.tsv" if path.is_dir() else path
     has_clips = (table.parent / "clips").is_dir()
@@ -62,8 +62,15 @@ def _utterance(table: Path, line_number: int, row: dict[str, str]) -> Utterance:
             f"{table.name}, line {line_number}: expected a value for {', '.join(missing)}, "
             "got a row that is too short."
         )
-    labels = {
-        key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS and key is not None
-    }
-    audio = table.parent / "clips" / row["path"]
-    return Utterance(row["path"], audio, row["client_id"], row["sentence"], labels=labels)
+    if None in row:  # `csv.DictReader` collects the values of further columns there
+        raise ValueError(
+            f"{table.name}, line {line_number}: expected as many values as the table has columns, "
+            "got a row that is too long."
+        )
+    return Utterance(
+        id=row["path"],
+        path=table.parent / "clips" / row["path"],
+        speaker=row["client_id"],
+        transcript=row["sentence"],
+        labels={key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS},
+    )
