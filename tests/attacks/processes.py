@@ -36,7 +36,7 @@ def library(folder: Path) -> None:
     import numpy as np
     from golden.tiny import tiny_model
     from small_speech import small_recogniser, tones
-    from small_stores import EVERY, LENGTHS, SITE
+    from small_stores import LENGTHS_S, SITE, STORE_OPTIONS
 
     import interventions as iv
     from experiments import store
@@ -51,7 +51,9 @@ def library(folder: Path) -> None:
     iv.sweep(
         model, target, source, metric=metric, store=folder / "sweep", process=process, **options
     )
-    store.extract(small_recogniser(), tones(LENGTHS), folder / "store", process=process, **EVERY)
+    store.extract(
+        small_recogniser(), tones(LENGTHS_S), folder / "store", process=process, **STORE_OPTIONS
+    )
     if process.is_first:
         cells = iv.open_sweep(folder / "sweep", process=process)
         activations = store.open(folder / "store", process=process)
