@@ -107,7 +107,7 @@ def _patch_token(
             n_frames=count_longest_frames(asr, audio),
             alphas=question.alphas or (1.0,),
             mesh=make_mesh() if jax.local_device_count() > 1 else None,
-            recordings=question.recordings,
+            recordings=question.recordings_together,
             process=process,
         )
         context = asr.tokenizer.decode(np.asarray(token.target.tokens)[0].tolist()).strip()

@@ -60,7 +60,7 @@ class PatchQuestion:
         language: language of the speech, as a code or English name. None: English.
         seed: seed of noise.
         new_tokens: most tokens per text.
-        recordings: recordings that a device computes together. None: a number chosen for its
+        recordings_together: recordings that a device computes together. None: a number chosen for its
             memory. Not with `sequence`.
 
     Raises:
@@ -84,7 +84,7 @@ class PatchQuestion:
     language: str | None = None
     seed: int = 0
     new_tokens: int = MAX_NEW_TOKENS
-    recordings: int | None = None
+    recordings_together: int | None = None
 
     def __post_init__(self) -> None:
         check_site(self.site)

@@ -138,7 +138,7 @@ def patch(
         language=language,
         seed=seed,
         new_tokens=tokens,
-        recordings=recordings,
+        recordings_together=recordings,
     )
     question.check_targets(len(targets))
     check_language(model, language)
