@@ -60,8 +60,8 @@ class PatchQuestion:
         language: language of the speech, as a code or English name. None: English.
         seed: seed of noise.
         new_tokens: most tokens per text.
-        recordings_together: recordings that a device computes together. None: a number chosen for its
-            memory. Not with `sequence`.
+        recordings_together: number of recordings that a device computes together. None: chosen for
+            its memory. Not used with `sequence`.
 
     Raises:
         ValueError: an option has a value that no model supports.
