@@ -84,6 +84,7 @@ def _is_finished(part: Path) -> bool:
 
 def _load(part: Path) -> tuple[xr.DataArray, str]:
     """Loads the result of one process, and the fingerprint of its sweep."""
-    result = load_result(part / RESULT_FILE)
+    # The encoding holds the sizes of the chunks on disk, which differ between parts.
+    result = load_result(part / RESULT_FILE).drop_encoding()
     assert isinstance(result, xr.DataArray)
     return result, result.attrs.pop(DIGEST_ATTRIBUTE)

@@ -34,7 +34,9 @@ def test_parts_of_processes_open_as_one_sweep(tiny_model, runs, tmp_path, n_rows
         part = sweep(tiny_model, runs, n_rows, store=tmp_path, process=process)
         if count > 1:
             assert part.example.values.tolist() == list(process.share(n_rows))
-    assert iv.open_sweep(tmp_path).identical(expected)
+    joined = iv.open_sweep(tmp_path)
+    assert joined.identical(expected)
+    assert not joined.encoding  # so that it is saved in the same chunks
     assert iv.open_sweep(tmp_path, process=Process(0, count)).identical(expected)
 
 
