@@ -5,9 +5,11 @@ the same program. This is the only place where the library caches programs. A ca
 by a key from `program_keys`, because JAX can treat two different structures as equal (decision 15).
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,8 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxasr import pytrees
 from jaxasr.program_keys import Key
 
-# Types of leaves that are inputs of a program. All other leaves are constants of the program.
-_ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, float, int, complex)
+# Types of leaves that are inputs of a program. All other leaves are constants of the program. A
+# `ShapeDtypeStruct` takes the place of an array in programs that are compiled ahead of time.
+_ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, float, int, complex, jax.ShapeDtypeStruct)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -133,8 +136,7 @@ def call(fn: Callable, *arguments: Any, **options: Hashable) -> Any:
         >>> float(call(scale, 3.0, lambda x: x + 1, times=2))
         8.0
     """
-    arrays, structures = zip(*map(split, arguments), strict=True)
-    return _jitted(fn)(arrays, structures, _StaticOptions(options))
+    return _run(Call.of(None, fn, arguments, None, None, options))
 
 
 @functools.cache
@@ -195,17 +197,81 @@ def call_on_mesh(
     Returns:
         The result of `fn`, joined over the devices.
     """
-    if mesh is None:
-        return call(fn, *arguments, **options)
-    arrays, structures = zip(*map(split, arguments), strict=True)
-    in_specs = tuple(
-        _specs_of_arrays(argument, spec) for argument, spec in zip(arguments, specs, strict=True)
-    )
-    shardings = tuple([NamedSharding(mesh, spec) for spec in part] for part in in_specs)
+    return _run(Call.of(mesh, fn, arguments, specs, out_specs, options))
+
+
+class Call(NamedTuple):
+    """One call of a compiled program.
+
+    Attributes:
+        program: the compiled function of split arguments. `program.trace` compiles ahead of time.
+        fn: the function that the program computes.
+        mesh: the mesh that divides the arguments; None for one device.
+        arrays: the arrays of every argument.
+        specs: the `PartitionSpec` of every array; None without a mesh.
+        structures: the arguments without their arrays.
+        options: the options of `fn`.
+    """
+
+    program: Any
+    fn: Callable
+    mesh: Mesh | None
+    arrays: tuple[list[Any], ...]
+    specs: tuple[tuple[P, ...], ...] | None
+    structures: tuple[Structure, ...]
+    options: _StaticOptions
+
+    @classmethod
+    def of(
+        cls,
+        mesh: Mesh | None,
+        fn: Callable,
+        arguments: Sequence[Any],
+        specs: Sequence[Any] | None,
+        out_specs: Any,
+        options: dict[str, Hashable],
+    ) -> "Call":
+        """Splits the arguments of `call` or `call_on_mesh`."""
+        arrays, structures = zip(*map(split, arguments), strict=True)
+        if mesh is None or specs is None:
+            program, in_specs = _jitted(fn), None
+        else:
+            in_specs = tuple(map(_specs_of_arrays, arguments, specs))
+            program = _jitted_on_mesh(fn, mesh, in_specs, _Specs(out_specs))
+        options_key = _StaticOptions(options)
+        return cls(program, fn, mesh, arrays, in_specs, structures, options_key)
+
+    def run(self, arrays: tuple[list[Any], ...]) -> Any:
+        """Runs the program on arrays that are in place."""
+        return self.program(arrays, self.structures, self.options)
+
+
+# Receives every call instead of running it; see `jaxasr.ahead_of_time`.
+_RECORDER: contextvars.ContextVar[Callable[[Call], Any] | None] = contextvars.ContextVar(
+    "recorder", default=None
+)
+
+
+@contextlib.contextmanager
+def recorder(record: Callable[[Call], Any] | None) -> Iterator[None]:
+    """Within this context, `record` receives every call and returns its result."""
+    token = _RECORDER.set(record)
+    try:
+        yield
+    finally:
+        _RECORDER.reset(token)
+
+
+def _run(call: Call) -> Any:
+    record = _RECORDER.get()
+    if record is not None:
+        return record(call)
+    if call.mesh is None or call.specs is None:
+        return call.run(call.arrays)
+    mesh = call.mesh
+    shardings = tuple([NamedSharding(mesh, spec) for spec in part] for part in call.specs)
     # Does nothing for arrays that are in place already.
-    arrays = jax.device_put(arrays, shardings)
-    program = _jitted_on_mesh(fn, mesh, in_specs, _Specs(out_specs))
-    return program(arrays, structures, _StaticOptions(options))
+    return call.run(jax.device_put(call.arrays, shardings))
 
 
 def _specs_of_arrays(argument: Any, spec: Any) -> tuple[P, ...]:

@@ -20,6 +20,9 @@ def dataclass(cls: _Class | None = None, **options: Any) -> _Class | Callable[[_
     type. This happens for one pair of types in 128. The structures of types made here always
     differ. The functions of `jaxasr` and `interventions` handle types of Flax correctly, too.
 
+    `__post_init__` may check the fields, because only a call of the class runs it. JAX puts tracers
+    and placeholders into the fields without a check. Results of `__post_init__` belong in fields.
+
     Args:
         cls: class with annotated fields. Fields made by `field(pytree_node=False)` are static, all
             others are children.

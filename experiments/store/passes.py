@@ -10,13 +10,13 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Int
 
 from experiments.store import pools, programs
-from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
+from interventions.patching.axes import axes_of_acts
 from jaxasr import compiled
 from jaxasr.audio import n_frames, pad_or_trim
 from jaxasr.cache import Memory
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.decoding import Generation
-from jaxasr.meshes import DATA, axis_size, place_parameters
+from jaxasr.meshes import DATA, axes_of_memory, axis_size, place_parameters, specs_of
 from jaxasr.model import Whisper
 from jaxasr.recogniser import Recogniser
 from jaxasr.rules import rules_for

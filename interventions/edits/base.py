@@ -15,8 +15,8 @@ def _format_value(value: Any) -> str:
     """Formats a small array as a list and a larger one as dtype and shape."""
     if not hasattr(value, "dtype"):
         return repr(value)
-    # A traced array has no values to print.
-    small = value.size <= 4 and not is_traced(value)
+    # Tracers and placeholders of arrays have no values to print.
+    small = hasattr(value, "tolist") and value.size <= 4 and not is_traced(value)
     return str(value.tolist()) if small else f"{value.dtype}{list(value.shape)}"
 
 

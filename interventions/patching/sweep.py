@@ -13,6 +13,7 @@ from interventions.edits.places import Indices
 from interventions.metrics import Metric
 from interventions.patching.cell_chunks import cell_chunks, group_by_program
 from interventions.patching.chunks import run_one_ahead
+from interventions.patching.compile_ahead import CompileAhead
 from interventions.patching.compute import RecordingChunk
 from interventions.patching.finished_groups import finished_groups
 from interventions.patching.joining import without_single_example
@@ -211,17 +212,23 @@ def _dispatch_chunks(plan: Plan, values: SweepValues) -> Iterator[Callable[[], N
     work = plan.work
     chunks_of = {layer: list(cell_chunks(work, layer)) for layer in work.grid.layers}
     indices_of = {layer: work.grid.cells_of_layer(layer)[0] for layer in work.grid.layers}
+    ahead = CompileAhead(plan)
     for rows in plan.row_chunks():
-        recordings, unfinished = RecordingChunk.of(plan, rows), {}
+        unfinished = {}
         for layer, indices in indices_of.items():
             if values.load(rows, layer, indices):
                 yield functools.partial(values.count, rows, indices)
             else:
                 unfinished[layer] = indices
         chunks = [chunk for layer in unfinished for chunk in chunks_of[layer]]
+        groups = list(group_by_program(chunks, axis_size(plan.mesh, CELLS)))
+        ahead.start(rows, groups)
+        ahead.wait_for_unedited()
+        recordings = RecordingChunk.of(plan, rows)
         pending = PendingRows.of(rows, recordings, values, unfinished, chunks)
         yield pending.store_baseline
-        for group in group_by_program(chunks, axis_size(plan.mesh, CELLS)):
+        for group in groups:
+            ahead.wait_for(group)
             yield functools.partial(pending.store_chunks, group, recordings.dispatch(group))
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import experiments
 from experiments import cli
 from experiments.analyses.patch_question import FRAME_S
-from experiments.commands.info import _format_bytes, describe
+from experiments.commands.info import describe, format_bytes
 from experiments.site_names import SITE_NAMES
 
 run = CliRunner().invoke
@@ -193,7 +193,7 @@ def test_info_names_the_weights():
 
 
 def test_sizes_have_three_digits_and_a_unit():
-    assert [_format_bytes(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == [
+    assert [format_bytes(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == [
         "999 B",
         "1 kB",
         "1.23 MB",

@@ -58,16 +58,26 @@ def test_a_plain_jit_never_confuses_two_types_with_equal_fields():
 @pytrees.dataclass
 class Weighted:
     value: float
+    weight: float = pytrees.field(pytree_node=False, default=0.0)
 
     def __post_init__(self):
+        if not isinstance(self.value, float):
+            raise TypeError("value: expected a float.")
         object.__setattr__(self, "weight", 3.0)
 
     def __call__(self, x):
         return x * self.value * self.weight
 
 
-def test_post_init_runs_again_and_decorating_twice_changes_nothing():
+def test_only_the_constructor_runs_post_init():
+    with pytest.raises(TypeError, match="expected a float"):
+        Weighted(None)
+    assert jax.tree.map(lambda _: None, Weighted(2.0)).value is None
+    # The program gets a tracer in place of the float, and the field that `__post_init__` has set.
     assert jax.jit(lambda edit, x: edit(x))(Weighted(2.0), 2.0) == 12
+
+
+def test_decorating_twice_changes_nothing():
     assert pytrees.dataclass(Shift) is Shift
     assert (
         pytrees.dataclass(frozen=True)(type("Own", (), {"__annotations__": {"s": float}}))(1.0).s
