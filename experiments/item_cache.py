@@ -2,13 +2,14 @@
 
 Each item is one file. A study that continues after an interruption loads the items that it has
 computed before. If a file is damaged or has another key, the item is computed again, and a warning
-is logged.
+is logged. Several processes divide the items, and load those of the others from disk.
 """
 
+import functools
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 from experiments.progress import Progress
 from interventions.storage import parts
 from interventions.storage.atomic import clean_up_staging
+from interventions.storage.process_parts import OtherProcesses, find_parts, part_folder
 from interventions.storage.text_files import to_json
 from interventions.storage.untrusted_files import DTYPE_KINDS
+from jaxasr.processes import Process
 
 Arrays = dict[str, np.ndarray]  # the arrays of one item by name
 # Names of two arrays in a file: the wall time and the CPU time that its item took, in seconds.
@@ -32,6 +35,8 @@ class ItemCache:
         folder: folder of the files. The name of the folder is part of every key. It must identify
             what all items depend on, such as the model.
         steps: shows progress.
+        process: this process. Each of several processes writes into a subfolder.
+        others: waits for the items of the other processes.
         seconds: seconds of wall time that all items took, computed ones and loaded ones.
         earlier_cpu_s: seconds of CPU time that the loaded items took in earlier runs.
 
@@ -42,9 +47,15 @@ class ItemCache:
         ```
     """
 
-    def __init__(self, folder: Path, steps: Progress | None = None):
+    def __init__(self, folder: Path, steps: Progress | None = None, process: Process | None = None):
         self.folder, self.steps = folder, steps or Progress(quiet=True)
-        clean_up_staging(folder)
+        self.process = process or Process()
+        self.others = OtherProcesses(folder, self.process)
+        self._own = part_folder(folder, self.process)
+        clean_up_staging(self._own)
+        # Items of another number of processes serve as well.
+        now = [part_folder(folder, other) for other in self.process.others()]
+        self._folders = list(dict.fromkeys([self._own, folder, *now, *find_parts(folder).values()]))
         self.seconds = 0.0
         self.earlier_cpu_s = 0.0
 
@@ -66,13 +77,13 @@ class ItemCache:
             arrays = cache("loudness speech-1", lambda: {"loudness": np.abs(audio).max()})
             ```
         """
-        path = self.folder / f"{_file_name(key)}{parts.SUFFIX}"
         full_key = f"{self.folder.name} {key}"
-        arrays = parts.load(path, full_key)
+        loads = (parts.load(path, full_key) for path in self._paths(key))
+        arrays = next((found for found in loads if found is not None), None)
         loaded = arrays is not None
         if arrays is None:
             arrays = _compute_timed(compute)
-            parts.save(path, full_key, arrays)
+            parts.save(self._paths(key)[0], full_key, arrays)
         self.seconds += float(arrays.pop(_SECONDS))
         cpu_seconds = float(arrays.pop(_CPU_SECONDS))
         self.earlier_cpu_s += cpu_seconds if loaded else 0.0
@@ -102,15 +113,65 @@ class ItemCache:
             ```
         """
         items = list(items)
-        results = []
+        keys = [f"{name} {(key or _default_key)(item)}" for item in items]
         with self.steps.bar(name) as progress:
-            for done, item in enumerate(items):
-                progress(done, len(items))
-                item_key = f"{name} {(key or _default_key)(item)}"
-                # The default argument binds the current item, because a closure would see the last.
-                results.append(self(item_key, lambda item=item: compute(item)))
-            progress(len(items), len(items))
-        return results
+            return self._compute_shares(keys, items, compute, progress)
+
+    def one_by_one(
+        self,
+        name: str,
+        items: Iterable[Any],
+        compute: Callable[[Any], Mapping[str, Any]],
+        key: Callable[[Any], str] | None = None,
+    ) -> Iterator[Arrays]:
+        """Yields the arrays of items in order, for a search that may stop before the last item.
+
+        Several processes compute one item each at a time.
+
+        Args:
+            name: start of every key.
+            items: recordings or other objects.
+            compute: returns the numbers and texts of one item by name.
+            key: returns the end of an item's key. Default: the attribute `id`, or else `str(item)`.
+
+        Example:
+            ```python
+            peaks = cache.one_by_one("loudness", clips, lambda clip: {"peak": clip.samples().max()})
+            first_loud = next(clip for clip, item in zip(clips, peaks) if item["peak"] > 0.5)
+            ```
+        """
+        items, count = list(items), self.process.count
+        keys = [f"{name} {(key or _default_key)(item)}" for item in items]
+        for start in range(0, len(items), count):
+            block = slice(start, start + count)
+            yield from self._compute_shares(keys[block], items[block], compute)
+
+    def _compute_shares(
+        self,
+        keys: Sequence[str],
+        items: Sequence[Any],
+        compute: Callable[[Any], Mapping[str, Any]],
+        progress: Callable[[float, float], None] = lambda done, total: None,
+    ) -> list[Arrays]:
+        """Computes the items of this process, then loads those of the others."""
+        n, results = len(items), {}
+        for done, i in enumerate(self.process.share(n)):
+            progress(done, n)
+            results[i] = self(keys[i], functools.partial(compute, items[i]))
+        for other in self.process.others():
+            for i in other.share(n):
+                progress(len(results), n)
+                self.others.wait(other, functools.partial(self._exists, keys[i]))
+                results[i] = self(keys[i], functools.partial(compute, items[i]))
+        progress(n, n)
+        return [results[i] for i in range(n)]
+
+    def _paths(self, key: str) -> list[Path]:
+        """Returns the paths at which an item may be, the one that this process writes first."""
+        return [folder / f"{_file_name(key)}{parts.SUFFIX}" for folder in self._folders]
+
+    def _exists(self, key: str) -> bool:
+        return any(path.exists() for path in self._paths(key))
 
 
 def short_hash(*values: Any) -> str:

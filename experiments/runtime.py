@@ -5,7 +5,7 @@ import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import compile_cache
+from experiments import cluster, compile_cache
 from experiments.compiling import count_compilations
 
 if TYPE_CHECKING:
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 _PLATFORMS = {"gpu": "cuda"}  # values of --device that JAX calls by another name
 
 
-def start(device: str | None = None) -> None:
+def start(device: str | None = None, distributed: str = cluster.OFF) -> None:
     """Starts JAX on a device, and makes JAX save compiled programs on disk.
 
     Args:
         device: "cpu", "gpu" or "tpu". None: JAX chooses.
+        distributed: whether to connect with other processes, as for `experiments.cluster.connect`.
 
     Raises:
-        ValueError: JAX cannot use the device on this machine.
+        ValueError: JAX cannot use the device on this machine, or cannot connect the processes.
 
     Example:
         ```python
@@ -34,6 +35,7 @@ def start(device: str | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if device:
         jax.config.update("jax_platforms", _PLATFORMS.get(device, device))
+    cluster.connect(distributed)
     # JAX starts a device only when the device is used. A call that fails raises the error now.
     try:
         jax.devices()

@@ -47,6 +47,7 @@ from interventions.lenses.logit import LogitLens as LogitLens, logit_lens as log
 from interventions.metrics import kl as kl, logit_diff as logit_diff, logprob as logprob
 from interventions.patching import (
     Plan as Plan,
+    open_sweep as open_sweep,
     plan_sweep as plan_sweep,
     resampled as resampled,
     sweep as sweep,

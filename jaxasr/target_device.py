@@ -37,7 +37,7 @@ def target_device() -> TargetDevice:
     planned = _PLANNED.get()
     if planned is not None:
         return planned
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     platform = device.platform if device.platform in ("cpu", "tpu") else "gpu"
     stats = None if platform == "cpu" else device.memory_stats()
     return TargetDevice(platform, (stats or {}).get("bytes_limit"))

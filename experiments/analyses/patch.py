@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +24,8 @@ from interventions.metrics import Metric
 from interventions.patching.grid import Grid
 from jaxasr import Memory, Recogniser, sites
 from jaxasr.config import SIZES
+from jaxasr.meshes import make_mesh
+from jaxasr.processes import Process
 
 
 def check_grid(question: PatchQuestion) -> None:
@@ -48,7 +51,8 @@ def patch(
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
-) -> PatchAnswer:
+    process: Process | None = None,
+) -> PatchAnswer | None:
     """Runs a patching experiment.
 
     Args:
@@ -59,9 +63,10 @@ def patch(
         question: the experiment.
         steps: shows the plan and the progress of the sweep.
         open_store: makes the folder for finished cells and returns its path.
+        process: computes the share of one process. The first process waits for the others.
 
     Returns:
-        The metric of each cell, with labels.
+        The metric of each cell, with labels. None in all processes but the first.
 
     Raises:
         ValueError: the question does not fit the recordings. For example, the answer is not in the
@@ -74,7 +79,9 @@ def patch(
         ```
     """
     sweep = patch_texts if question.sequence else _patch_token
-    answer = sweep(asr, audio, sources, question, steps, open_store)
+    answer = sweep(asr, audio, sources, question, steps, open_store, process or Process())
+    if answer is None:
+        return None
     return dataclasses.replace(answer, words=word_times(asr, audio[0], question))
 
 
@@ -85,7 +92,8 @@ def _patch_token(
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
-) -> PatchAnswer:
+    process: Process,
+) -> PatchAnswer | None:
     with steps("encode and plan"):
         token = _choose_token(asr, audio, sources, question)
         plan = iv.plan_sweep(
@@ -98,12 +106,21 @@ def _patch_token(
             window_s=question.window_s,
             n_frames=count_longest_frames(asr, audio),
             alphas=question.alphas or (1.0,),
+            mesh=make_mesh() if jax.local_device_count() > 1 else None,
+            recordings=question.recordings_together,
+            process=process,
         )
         context = asr.tokenizer.decode(np.asarray(token.target.tokens)[0].tolist()).strip()
         scored = _describe_metric(asr, token, question.metric, context)
     steps.note(str(plan), scored)
+    store = open_store()
     with steps.bar("sweep") as progress:
-        result = iv.sweep(plan=plan, store=open_store(), progress=progress)
+        result = iv.sweep(plan=plan, store=store, progress=progress)
+    if not process.is_first:
+        return None
+    if process.count > 1:
+        with steps("wait for the other processes"):
+            result = iv.open_sweep(store, process=process)
     return PatchAnswer(result, str(plan), scored, [context], sources[0] if sources else None)
 
 
@@ -143,19 +160,25 @@ def _choose_token(
     the source if the source is a recording, else under the target.
     """
     prompt = asr.tokenizer.prompt(question.language)
-    empty = jnp.zeros((len(audio), 1), jnp.int32)
-    encoded = iv.Run(mel=stack_mels(asr, audio), tokens=empty).encode(asr.model)
-    assert encoded.memory is not None
-    ids = _context_ids(asr, encoded.memory, question)
-    tokens = jnp.asarray(np.tile([*prompt, *ids], (len(audio), 1)), jnp.int32)
-    target = dataclasses.replace(encoded, tokens=tokens)
-    source = question.source
-    if sources:
-        source = iv.Run(mel=stack_mels(asr, sources), tokens=tokens).encode(asr.model)
+    # The choice needs only the first recording. The sweep encodes the others when it needs them.
+    mels = [None if sounds is None else stack_mels(asr, sounds) for sounds in (audio, sources)]
+    empty = jnp.zeros((1, 1), jnp.int32)
+    first, first_source = (
+        None if mel is None else iv.Run(mel=mel[:1], tokens=empty).encode(asr.model) for mel in mels
+    )
+    assert first is not None
+    assert first.memory is not None
+    ids = _context_ids(asr, first.memory, question)
+    tokens = np.tile([*prompt, *ids], (len(audio), 1)).astype(np.int32)
 
-    target_logprobs = _logprobs_of_first_example(asr, target)
+    def with_tokens(run: iv.Run, n_rows: int, n_tokens: int) -> iv.Run:
+        return dataclasses.replace(run, tokens=jnp.asarray(tokens[:n_rows, :n_tokens]))
+
+    target_logprobs = _logprobs_of_first_example(asr, with_tokens(first, 1, tokens.shape[1]))
     source_logprobs = (
-        _logprobs_of_first_example(asr, source) if isinstance(source, iv.Run) else target_logprobs
+        target_logprobs
+        if first_source is None
+        else _logprobs_of_first_example(asr, with_tokens(first_source, 1, tokens.shape[1]))
     )
     answers = asr.tokenizer.encode(" " + question.answer.strip()) if question.answer else []
     if question.text:
@@ -171,10 +194,16 @@ def _choose_token(
     # The log-probabilities in row n_tokens - 1 are those of the scored token and its rivals.
     foil = _choose_foil(asr, source_logprobs[n_tokens - 1], answer, question)
     # The scored token is predicted after the last token of a run, so cut the runs before it.
-    target = dataclasses.replace(target, tokens=tokens[:, :n_tokens])
-    if isinstance(source, iv.Run):
-        source = dataclasses.replace(source, tokens=tokens[:, :n_tokens])
-    return _ScoredToken(target, source, answer, foil)
+    target, source = (
+        run
+        if run is None
+        else with_tokens(
+            run if len(audio) == 1 else iv.Run(mel=mel, tokens=empty), len(audio), n_tokens
+        )
+        for run, mel in zip((first, first_source), mels)
+    )
+    assert target is not None
+    return _ScoredToken(target, question.source if source is None else source, answer, foil)
 
 
 def _context_ids(asr: Recogniser, memory: Memory, question: PatchQuestion) -> list[int]:

@@ -60,6 +60,8 @@ class PatchQuestion:
         language: language of the speech, as a code or English name. None: English.
         seed: seed of noise.
         new_tokens: most tokens per text.
+        recordings_together: number of recordings that a device computes together. None: chosen for
+            its memory. Not used with `sequence`.
 
     Raises:
         ValueError: an option has a value that no model supports.
@@ -82,6 +84,7 @@ class PatchQuestion:
     language: str | None = None
     seed: int = 0
     new_tokens: int = MAX_NEW_TOKENS
+    recordings_together: int | None = None
 
     def __post_init__(self) -> None:
         check_site(self.site)

@@ -25,11 +25,13 @@ from interventions.edits.base import PatchValue
 from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
+from interventions.storage.process_parts import OtherProcesses, part_folder
 from interventions.storage.results import load_or_compute
 from interventions.storage.text_files import only_writer
 from jaxasr import Memory, Recogniser, sites
 from jaxasr.audio import n_frames
 from jaxasr.config import FRAMES_PER_S
+from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
 Mels = Float[Array, "B M F"]  # log-mel features of several recordings
@@ -77,9 +79,11 @@ def patch_texts(
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
-) -> PatchAnswer:
+    process: Process,
+) -> PatchAnswer | None:
     """Generates the text of every recording under the patch of every cell.
 
+    Several processes divide the layers, because all recordings of a layer are one program.
     `experiments.analyses.patch.patch` explains the arguments.
     """
     with steps("encode and plan"):
@@ -96,7 +100,9 @@ def patch_texts(
         scored = f"{question.metric} against {baseline}"
     steps.note(plan, scored)
     with steps.bar("sweep") as progress:
-        result = _sweep(asr, targets, patching, grid, question, open_store(), progress)
+        result = _sweep(asr, targets, patching, grid, question, open_store(), progress, process)
+    if result is None:
+        return None
     texts = [asr.tokenizer.decode(row).strip() for row in ids]
     return PatchAnswer(result, plan, scored, texts, sources[0] if sources else None)
 
@@ -134,8 +140,12 @@ def _sweep(
     question: PatchQuestion,
     store: Path,
     progress: Callable[[float, float], None],
-) -> xr.Dataset:
-    """Sweeps layer by layer, and saves each finished layer in the folder `store`."""
+    process: Process,
+) -> xr.Dataset | None:
+    """Sweeps layer by layer, and saves each finished layer in the folder of this process.
+
+    The first process loads the layers of the others. All others return None.
+    """
     digest = fingerprint(
         question=question,
         model=(asr.checkpoint.sha256, asr.config),
@@ -163,13 +173,29 @@ def _sweep(
 
     # One group per layer, or a single group if "layer" is not a dimension of the grid.
     groups = [[int(layer)] for layer in grid.coords.get("layer", ())] or [[]]
-    parts = []
-    with only_writer(store):
-        for i, layers in enumerate(groups):
-            path = store / f"texts-{digest[:12]}-{i}.zarr"
-            key = f"{digest} {layers}"
-            parts.append(load_or_compute(path, key, lambda layers=layers: sweep_layer(layers)))
-            progress(i + 1, len(groups))
+    own = process.share(len(groups))
+    paths = {
+        i: part_folder(store, owner) / f"texts-{digest[:12]}-{i}.zarr"
+        for owner in (process, *process.others())
+        for i in owner.share(len(groups))
+    }
+    others = OtherProcesses(store, process)
+    with only_writer(part_folder(store, process)), others.reporting_failure():
+        for done, i in enumerate(own):
+            key = f"{digest} {groups[i]}"
+            load_or_compute(paths[i], key, lambda layers=groups[i]: sweep_layer(layers))
+            progress(done + 1, len(own))
+    if not process.is_first:
+        return None
+    for other in process.others():
+        unfinished = [paths[i] for i in other.share(len(groups))]
+        others.wait(other, lambda unfinished=unfinished: all(map(Path.exists, unfinished)))
+    # The digest in the name of a file identifies the sweep, and `sweep_layer` computes a part that
+    # was damaged since.
+    parts = [
+        load_or_compute(paths[i], f"{digest} {layers}", lambda layers=layers: sweep_layer(layers))
+        for i, layers in enumerate(groups)
+    ]
     window = {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}
     return _concatenate_layers(parts).assign_attrs({"site": question.site, **window})
 

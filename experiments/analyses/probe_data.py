@@ -14,6 +14,7 @@ from experiments.progress import Progress
 if TYPE_CHECKING:
     from experiments.store import Store
     from jaxasr import Recogniser
+    from jaxasr.processes import Process
 
 
 def open_corpora(
@@ -76,7 +77,8 @@ def open_activations(
     text: str,
     batch: int,
     steps: Progress,
-) -> "Store":
+    process: "Process",
+) -> "Store | None":
     """Opens the store of the activations, after extracting those that it lacks.
 
     Args:
@@ -88,13 +90,20 @@ def open_activations(
         text: text that the decoder reads, "greedy" or "transcript".
         batch: recordings per pass. An existing store keeps the number of its first run.
         steps: shows progress.
+        process: extracts the share of one process. The first process waits for the others.
+
+    Returns:
+        The store. None in all processes but the first.
     """
     from experiments import store
     from interventions.storage.atomic import remove_stale_lock
+    from jaxasr.meshes import make_mesh
 
     sites = (question.site, question.embedding_site)
     pools = tuple(dict.fromkeys(("speech", "all", question.pool)))
     if store.covers(path, asr, corpus, sites, pools, text):
+        if not process.is_first:
+            return None
         remove_stale_lock(path)
         activations = store.open(path)
         with steps("check the stored activations"):
@@ -102,8 +111,24 @@ def open_activations(
         return activations
     with steps.bar(f"activations of {len(corpus)} recordings") as progress:
         activations = store.extract(
-            asr, corpus, path, sites=sites, pool=pools, text=text, batch=batch, progress=progress
+            asr,
+            corpus,
+            path,
+            sites=sites,
+            pool=pools,
+            text=text,
+            batch=batch,
+            mesh=make_mesh(),
+            process=process,
+            progress=progress,
         )
+    if not process.is_first:
+        return None
+    if process.count > 1:
+        with steps("wait for the other processes"):
+            activations = store.open(path, process=process)
+        if not len(activations.done_rows):
+            raise ValueError(f"{corpus.name}: expected a recording that can be read, all failed.")
     speed = activations.attrs["speed"]
     per_second = speed["utterances"] / max(speed["seconds"], 1e-3)
     steps.note(f"{speed['utterances']} recordings, {per_second:.2f} per second")

@@ -46,6 +46,13 @@ DeviceOption = Annotated[
         "--device", help="Processor to compute on. Default: a gpu or tpu if there is one, else cpu."
     ),
 ]
+DISTRIBUTED_HELP = (
+    "Divide the recordings between processes: auto (if a launcher such as srun started several), "
+    "on, off, or ADDRESS,COUNT,INDEX without a launcher."
+)
+DistributedOption = Annotated[
+    str, typer.Option("--distributed", envvar="JAXASR_DISTRIBUTED", help=DISTRIBUTED_HELP)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder for the files that are made.")

@@ -11,7 +11,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxasr.processes import Process
 
 # The file of the record, which maps the name of each file to the result of `describe_origin`.
 RECORD = "command.json"
@@ -32,28 +35,34 @@ class Output:
     files: Mapping[str, dict[str, Any]]
     overwrite: bool = False
 
-    def prepare_folder(self, partial: str) -> Path:
-        """Makes the folder of --out for a command that keeps finished parts in a subfolder.
+    def prepare_folder(self, partial: str, process: "Process | None" = None) -> Path:
+        """Makes the folder for the finished parts of a command.
 
         Finished parts of the same command and input are kept, so that the command continues where
-        it stopped. With --overwrite, other parts are removed.
+        it stopped. With --overwrite, other parts are removed. With several processes, no process
+        removes parts that another may be writing, so each command and input has its own folder.
 
         Args:
-            partial: name of the subfolder, a key of `files`.
+            partial: name of the folder in --out, a key of `files`.
+            process: this process, if there are several.
 
         Returns:
-            The folder of --out.
+            The folder for the parts.
         """
         import shutil
 
         from interventions.storage.text_files import write_json
 
+        if process is not None and process.count > 1:
+            parts = self.folder / f"{partial}-{_hash_description(self.files[partial])}"
+            parts.mkdir(parents=True, exist_ok=True)
+            return parts
         self.folder.mkdir(parents=True, exist_ok=True)
         records, parts = _read_records(self.folder), self.folder / partial
         if self.overwrite and records.get(partial) != self.files[partial] and parts.exists():
             shutil.rmtree(parts)
         write_json(self.folder / RECORD, {**records, partial: self.files[partial]})
-        return self.folder
+        return parts
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
@@ -132,6 +141,10 @@ def describe_origin(
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _hash_description(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read_records(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from experiments.commands.options import (
     DEFAULT_MODEL,
     Device,
     DeviceOption,
+    DistributedOption,
     Dtype,
     DtypeOption,
     JsonOption,
@@ -50,6 +51,10 @@ _ANSWER_HELP = (
     "The scored word. Default with --text: the likeliest word after that text. Default without "
     "--text: the generated word whose probability the source changes most, or the last word if the "
     "source is not a recording."
+)
+_RECORDINGS_HELP = (
+    "Recordings that a device computes together. Equal numbers give equal bits, on any number of "
+    "devices and processes. Default: chosen for the memory."
 )
 _FOIL_HELP = (
     "The word that logit_diff subtracts. Default: the likeliest other word, for the source if that "
@@ -95,12 +100,16 @@ def patch(
         ),
     ] = 224,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
+    recordings: Annotated[
+        int | None, typer.Option("--recordings", min=1, help=_RECORDINGS_HELP)
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     language: Annotated[str | None, typer.Option("--language", "-l", help=_LANGUAGE_HELP)] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
+    distributed: DistributedOption = "auto",
 ) -> None:
     """Patches activations at one site, cell by cell, and ranks the cells by their effect.
 
@@ -129,11 +138,13 @@ def patch(
         language=language,
         seed=seed,
         new_tokens=tokens,
+        recordings_together=recordings,
     )
     question.check_targets(len(targets))
     check_language(model, language)
     output = _open_output(targets, out, question, model, dtype, overwrite)
-    _run(targets, output, question, model=model, json=json, dtype=dtype, device=device)
+    options = {"model": model, "json": json, "dtype": dtype, "device": device}
+    _run(targets, output, question, distributed=distributed, **options)
 
 
 def _parse_alphas(text: str) -> tuple[float, ...]:
@@ -174,28 +185,40 @@ def _run(
     json: bool,
     dtype: Dtype,
     device: Device | None,
+    distributed: str,
 ) -> None:
     from experiments import runtime
     from experiments.progress import Progress
 
     steps = Progress()
     with steps("start JAX"):
-        runtime.start(device)
+        runtime.start(device, distributed)
         import jaxasr
         from experiments.analyses.patch import check_grid, patch as run_patch
         from experiments.analyses.patch_recordings import make_sources
         from experiments.pages import patch_page
         from interventions.storage.provenance import provenance
         from jaxasr.config import N_SAMPLES
+        from jaxasr.processes import this_process
     check_grid(question)
     with steps("read the recordings"):
         audio = [jaxasr.load_audio(path)[:N_SAMPLES] for path in targets]
         sources = make_sources(audio, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
+    process = this_process()
     outcome = run_patch(
-        asr, audio, sources, question, steps, lambda: output.prepare_folder(_CELLS) / _CELLS
+        asr,
+        audio,
+        sources,
+        question,
+        steps,
+        lambda: output.prepare_folder(_CELLS, process),
+        process,
     )
+    if outcome is None:
+        steps.note(f"finished {process.name}; process 0 writes the page")
+        return
     with steps("write the page"):
         page = patch_page.PatchPage(
             model=model,

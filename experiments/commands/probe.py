@@ -9,6 +9,7 @@ import typer
 from experiments.commands.options import (
     DEFAULT_MODEL,
     DeviceOption,
+    DistributedOption,
     Dtype,
     DtypeOption,
     JsonOption,
@@ -129,6 +130,7 @@ def probe(
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
+    distributed: DistributedOption = "auto",
 ) -> None:
     """Fits linear probes of every layer for a label, and compares their accuracy with controls.
 
@@ -172,13 +174,17 @@ def probe(
     check_columns(probed_corpus, question)
     steps = Progress()
     with steps("start JAX"):
-        runtime.start(device)
+        runtime.start(device, distributed)
         from experiments.analyses.probe import check_labels
+        from jaxasr.processes import this_process
     check_labels(probed_corpus, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    folder = store or out / "activations"
-    activations = open_activations(asr, corpus, question, folder, text, batch, steps)
+    folder, process = store or out / "activations", this_process()
+    activations = open_activations(asr, corpus, question, folder, text, batch, steps, process)
+    if activations is None:
+        steps.note(f"finished {process.name}; process 0 fits the probes")
+        return
     result = _fit(asr, probed_corpus, activations, question, output, steps, selection)
     steps.print_total()
     _print_result(result, json)

@@ -13,6 +13,7 @@ from experiments.commands.errors import print_error
 from experiments.commands.options import (
     DEFAULT_MODEL,
     DeviceOption,
+    DistributedOption,
     Dtype,
     DtypeOption,
     JsonOption,
@@ -63,6 +64,7 @@ def reproduce(
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
+    distributed: DistributedOption = "auto",
 ) -> None:
     """Runs experiments, and makes a page of results per experiment and an index of the pages.
 
@@ -78,9 +80,11 @@ def reproduce(
     if data and not data.startswith("hf:") and not Path(data).exists():
         raise FileNotFoundError(f"--data {data}: no such file or folder. Check the spelling.")
     with steps("start JAX"):
-        runtime.start(device)
+        runtime.start(device, distributed)
         from experiments.data import real_speech
         from experiments.studies import reproduce as studies
+        from jaxasr.processes import this_process
+    process = this_process()
     source = data or real_speech.folder()
     corpus, default_preset = studies.open_recordings(source)
     steps.note(f"recordings: {source or 'built-in'} ({len(corpus)})")
@@ -104,15 +108,25 @@ def reproduce(
     def run(name: str, study: Any, folder: Path) -> dict[str, Any]:
         steps.note(f"{name}  {study.title}")
         return studies.reproduce(
-            name, study, asr, corpus, folder, record=outputs[name].record, **settings
+            name,
+            study,
+            asr,
+            corpus,
+            folder,
+            record=outputs[name].record,
+            process=process,
+            **settings,
         )
 
     def report(name: str, error: BaseException) -> None:
         print_error(RuntimeError(f"{name}: {type(error).__name__}: {error}"))
 
-    results = studies.reproduce_all(names, out, run, report)
+    results = studies.reproduce_all(names, out, run, report, process)
     steps.print_total()
-    _print(results, out, json)
+    if process.is_first:
+        _print(results, out, json)
+    else:
+        steps.note(f"finished {process.name}; process 0 writes the pages")
     if None in results.values():
         raise typer.Exit(2)
 

@@ -3,30 +3,29 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.runtime import describe_weights
-from experiments.store import integrity, layout, pools
+from experiments.store import integrity, joining, layout, pools
 from experiments.store.passes import Activations, ExtractionJob, ForwardPasses
+from experiments.store.read_ahead import SamplesOrReason, fill, read_ahead
 from experiments.store.reading import Store, open as open_store
 from experiments.store.writing import Writer
 from interventions.storage.atomic import only_writer
+from interventions.storage.process_parts import OtherProcesses, part_folder
 from interventions.storage.provenance import provenance
 from jaxasr.audio import header_seconds
-from jaxasr.config import N_SAMPLES, SAMPLE_RATE
+from jaxasr.meshes import resolve_mesh
+from jaxasr.processes import Process
 from jaxasr.recogniser import Recogniser
 
 # Called with the number of finished utterances and of all utterances.
 ReportProgress = Callable[[float, float], None]
-# The samples of a recording and "", or None and the reason why the recording is left out.
-SamplesOrReason = tuple[np.ndarray | None, str]
-_READ_ERRORS = (ValueError, OSError, EOFError)
 
 
 def extract(
@@ -41,6 +40,8 @@ def extract(
     text: str = "greedy",
     language: str = "en",
     max_new_tokens: int = 224,
+    mesh: Mesh | None = None,
+    process: Process | None = None,
     progress: ReportProgress | None = None,
 ) -> Store:
     """Extracts the activations of every utterance of a corpus into a store.
@@ -63,17 +64,22 @@ def extract(
             (from the corpus).
         language: the language of the decoder's prompt.
         max_new_tokens: most tokens of a greedy text.
+        mesh: devices that compute a batch each, from `jaxasr.meshes.make_mesh`. Default: the mesh
+            of `jax.set_mesh`, else one device. The store does not depend on it.
+        process: extracts only the share of one process, into a subfolder of `out`.
+            `jaxasr.processes.this_process()` is a value for it. `experiments.store.open` opens the
+            shares of all processes as one store.
         progress: called with the number of finished utterances and of all utterances.
 
     Returns:
-        The opened store.
+        The opened store. With several processes, the store of this process's share.
 
     Raises:
         StoreError: `out` holds a store of another model, corpus or setting, or an incomplete store
             that other versions of the packages started.
         ValueError: a site, pool, dtype or text is unknown, `dtype` cannot hold a value, or no
             recording of the corpus can be read.
-        BlockingIOError: another process is writing into `out`.
+        BlockingIOError: another process is writing into `out` or into the folder of this share.
 
     Example:
         ```python
@@ -89,14 +95,17 @@ def extract(
     job = ExtractionJob(
         tuple(dict.fromkeys(sites)), pool_names, keep_frames, decoder_text, language, max_new_tokens
     )
-    with only_writer(out):
-        group = _open_or_create(asr, corpus, Path(out), job, dtype, batch)
+    process = process or Process()
+    joining.check_layout(Path(out), process)
+    others, out = OtherProcesses(out, process), part_folder(out, process)
+    with only_writer(out), others.reporting_failure():
+        group = _open_or_create(asr, corpus, out, job, dtype, batch, process)
         if not group.attrs["complete"]:
             batch = group.attrs["settings"]["batch"]
             report = progress or (lambda done, total: None)
-            _write_missing_batches(
-                Writer(group, job, dtype), ForwardPasses(asr, job), corpus, batch, report
-            )
+            passes = ForwardPasses(asr, job, resolve_mesh(mesh))
+            writer = Writer(group, job, dtype, allow_empty=process.count > 1)
+            _write_missing_batches(writer, passes, corpus, batch, report)
     return open_store(out)
 
 
@@ -119,7 +128,7 @@ def covers(
         ```
     """
     pool_names, keep_frames = pools.parse(pool)
-    if not (Path(path) / "zarr.json").is_file():
+    if not joining.has_store(Path(path)):
         return False
     attrs, used_weights = open_store(path).attrs, describe_weights(asr)
     settings, stored_weights = attrs["settings"], attrs["model"]
@@ -145,7 +154,13 @@ def _check_option(name: str, value: str, options: Sequence[str]) -> None:
 
 
 def _open_or_create(
-    asr: Recogniser, corpus: Corpus, out: Path, job: ExtractionJob, dtype: str, batch: int
+    asr: Recogniser,
+    corpus: Corpus,
+    out: Path,
+    job: ExtractionJob,
+    dtype: str,
+    batch: int,
+    process: Process,
 ) -> layout.Group:
     """Opens the store of an earlier run, complete or not, or creates a store for `batch`."""
     group = integrity.open_existing(out)
@@ -159,7 +174,10 @@ def _open_or_create(
     expected = _identity(asr, corpus, job, dtype, batch)
     record = provenance(model=describe_weights(asr), data=corpus.name, config=expected["settings"])
     order = _choose_order(ForwardPasses(asr, job), corpus.utterances)
-    utterance_ids = [corpus.utterances[i].id for i in order]
+    # Processes share whole batches, so that each batch holds the same recordings as in one process.
+    batches = process.share(-(-len(order) // batch))
+    share = order[batches.start * batch : batches.stop * batch]
+    utterance_ids = [corpus.utterances[i].id for i in share]
     attributes = {**expected, "provenance": record}
     return layout.create(out, attributes, job, asr.config, utterance_ids, dtype, batch)
 
@@ -220,69 +238,35 @@ def _write_missing_batches(
     done = done_before = n - sum(map(len, missing))
     start = time.perf_counter()
     progress(done, n)
-    for rows, samples in _read_ahead(missing, utterances, passes.job):
-        transcripts = [utterances[i].transcript for i in rows]
-        writer.write(rows, *_compute(passes, transcripts, samples, batch))
-        done += len(rows)
+    # As many batches as there are devices are computed at the same time.
+    groups = [missing[i : i + passes.n_devices] for i in range(0, len(missing), passes.n_devices)]
+    for group, samples in read_ahead(groups, utterances, passes.job):
+        transcripts = [[utterances[i].transcript for i in rows] for rows in group]
+        for rows, result in zip(group, _compute(passes, transcripts, samples, batch)):
+            writer.write(rows, *result)
+            done += len(rows)
         progress(done, n)
     seconds = round(time.perf_counter() - start, 3)
     writer.finish({"utterances": done - done_before, "seconds": seconds})
 
 
-def _read_ahead(
-    batches: Sequence[range], utterances: Sequence[Utterance], job: ExtractionJob
-) -> Iterator[tuple[range, list[SamplesOrReason]]]:
-    """Yields each batch with its samples. Reads the next batch in the background."""
-
-    def read(rows: range) -> list[SamplesOrReason]:
-        return [_read_samples(utterances[i], job) for i in rows]
-
-    # While the caller computes a batch, the thread reads the following one.
-    with ThreadPoolExecutor(1) as reader:
-        pending: Future[list[SamplesOrReason]] | None = None
-        for rows, following in zip(batches, [*batches[1:], None]):
-            current = pending or reader.submit(read, rows)
-            samples = current.result()
-            pending = reader.submit(read, following) if following is not None else None
-            yield rows, samples
-
-
-def _read_samples(utterance: Utterance, job: ExtractionJob) -> SamplesOrReason:
-    try:
-        audio = utterance.samples()
-    except _READ_ERRORS as error:
-        return None, f"{type(error).__name__}: {error}"
-    if len(audio) > N_SAMPLES:
-        seconds, limit = len(audio) / SAMPLE_RATE, N_SAMPLES / SAMPLE_RATE
-        return (
-            None,
-            f"longer than {limit:g} s: {seconds:.1f} s. Give `start` and `end` in a manifest.",
-        )
-    if job.text == "transcript" and not utterance.transcript:
-        return None, "text='transcript' needs a transcript, found none"
-    return audio, ""
-
-
 def _compute(
-    passes: ForwardPasses, transcripts: list[str], samples: list[SamplesOrReason], batch: int
-) -> tuple[Activations, dict[str, list[int]], list[str]]:
-    """Computes the activations of one batch.
+    passes: ForwardPasses,
+    transcripts: list[list[str]],
+    samples: list[list[SamplesOrReason]],
+    batch: int,
+) -> Iterator[tuple[Activations, dict[str, list[int]], list[str]]]:
+    """Computes the activations of several batches.
 
-    Fills the places of unusable and missing rows with a usable row, so that every batch has the
-    same shape.
-
-    Returns:
+    Yields for each batch:
         Activations.
         Length of each row without padding, by stack.
         For each row the reason why it is left out, or "".
     """
-    rows = [(audio, text) for (audio, _), text in zip(samples, transcripts)]
-    usable = ((audio, text) for audio, text in rows if audio is not None)
-    filler = next(usable, (np.zeros(1, np.float32), ""))  # silence, if no row is usable
-    filled = [filler if audio is None else (audio, text) for audio, text in rows]
-    filled += [filler] * (batch - len(rows))
-    acts, lengths = passes.run([audio for audio, _ in filled], [text for _, text in filled])
-    problems = [
-        problem or passes.missing_position(lengths, row) for row, (_, problem) in enumerate(samples)
-    ]
-    return acts, lengths, problems
+    filled = [fill(*rows, batch) for rows in zip(samples, transcripts)]
+    for of_batch, (acts, lengths) in zip(samples, passes.run(filled)):
+        problems = [
+            problem or passes.missing_position(lengths, row)
+            for row, (_, problem) in enumerate(of_batch)
+        ]
+        yield acts, lengths, problems

@@ -194,6 +194,24 @@ def checksums(group: Group) -> dict[str, str]:
     return digests
 
 
+def compare_checksums(group: Group) -> None:
+    """Checks the files of a complete store against their checksums, without decoding them.
+
+    Raises:
+        StoreError: the store is unfinished, or a variable differs from what was written.
+    """
+    saved, path = group.attrs.get("checksums"), str(folder(group))
+    if saved is None:
+        raise StoreError(
+            f"{path!r}: expected checksums, found none, because the store is unfinished. Run the "
+            "same extraction again to finish it."
+        )
+    current = checksums(group)
+    changed = [name for name, digest in saved.items() if current.get(name) != digest]
+    if changed:
+        raise StoreError(f"{path!r}: {', '.join(changed)} differ from what was written. {REMEDY}")
+
+
 def remove_partial_files(path: Path) -> None:
     """Removes the temporary files of interrupted writes."""
     for file in path.rglob("*.partial"):

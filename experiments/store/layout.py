@@ -80,6 +80,8 @@ def report_damage(group: Group, name: str) -> Iterator[None]:
     """Turns an error of zarr in the block into a StoreError that names the damaged variable."""
     try:
         yield
+    except StoreError:  # names the store of one process already
+        raise
     except (*ZARR_DAMAGE_ERRORS, RuntimeError) as error:
         raise StoreError(
             f"{str(folder(group))!r}: {name!r} is damaged ({error}). {REMEDY}"
@@ -125,9 +127,10 @@ def create(
     _create_column(group, "n_frames", n, "int32")
     _create_column(group, "problem", n, str)
     for name, values in (("utterance", names), ("pool", job.pools)):
-        if values:
-            shape = (len(values),)
-            array = _create_array(group, name, shape, shape, str, (name,))
+        # Without pools there is no such variable. A process without a share has no utterances.
+        if values or name == "utterance":
+            shape, chunks = (len(values),), (max(1, len(values)),)
+            array = _create_array(group, name, shape, chunks, str, (name,))
             array[:] = np.array(values, dtype=object)
     # Created last, so that a store that has `status` also has all other variables.
     _create_column(group, "status", n, "uint8")

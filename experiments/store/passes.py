@@ -1,28 +1,34 @@
 """Runs batches of recordings through a model, and pools the activations."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh, PartitionSpec as P
+from jaxtyping import Array, Int
 
-from experiments.store import pools
+from experiments.store import pools, programs
+from interventions.patching.axes import axes_of_acts
 from jaxasr import compiled
-from jaxasr.audio import log_mel, n_frames, pad_or_trim
+from jaxasr.audio import n_frames, pad_or_trim
 from jaxasr.cache import Memory
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.model import Whisper, full_precision
+from jaxasr.decoding import Generation
+from jaxasr.meshes import DATA, axes_of_memory, axis_size, place_parameters, specs_of
+from jaxasr.model import Whisper
 from jaxasr.recogniser import Recogniser
-from jaxasr.sites import stack_of
-from jaxasr.taps import Readout
+from jaxasr.rules import rules_for
+from jaxasr.sites import LAYERED, stack_of
 
 # Lengths are rounded up to multiples of these, so that few programs are compiled.
 _FRAME_BUCKET = 5 * FRAMES_PER_S  # frames; 5 s
 _TOKEN_BUCKET = 32  # tokens
 
 Activations = dict[str, np.ndarray]
+Batch = tuple[Sequence[np.ndarray], Sequence[str]]  # samples and texts of some recordings
+BatchResult = tuple[Activations, dict[str, list[int]]]  # and the length of each row, by stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,34 +59,60 @@ class ExtractionJob:
 
 @dataclasses.dataclass(frozen=True)
 class ForwardPasses:
-    """Runs the forward passes of a job, batch by batch."""
+    """Runs the forward passes of a job, batch by batch.
+
+    Attributes:
+        asr: the recogniser.
+        job: the activations to compute.
+        mesh: devices that compute one batch each at the same time. None: one device.
+    """
 
     asr: Recogniser
     job: ExtractionJob
+    mesh: Mesh | None = None
 
-    def run(
-        self, audios: Sequence[np.ndarray], transcripts: Sequence[str]
-    ) -> tuple[Activations, dict[str, list[int]]]:
-        """Computes the activations of one batch.
+    @property
+    def n_devices(self) -> int:
+        """Number of batches that are computed at the same time."""
+        return axis_size(self.mesh, DATA)
+
+    @functools.cached_property
+    def _model(self) -> Whisper:
+        return place_parameters(self.asr.model, self.mesh)
+
+    def run(self, batches: Sequence[Batch]) -> list[BatchResult]:
+        """Computes the activations of at most `n_devices` batches of the same size.
+
+        Every device runs the program of one batch, so results do not depend on the mesh.
 
         Args:
-            audios: 16 kHz samples of each recording, at most 30 s.
-            transcripts: text of each recording. Only used by a job with `text="transcript"`.
+            batches: for each batch the 16 kHz samples of its recordings, at most 30 s each, and
+                their texts, which only a job with `text="transcript"` reads.
 
         Returns:
+            For each batch:
             The activations, `{site: [L, B, P, D], site/frames: [L, B, T, D], mel: [B, M]}`, with L
             layers, B rows, P pools, T frames, D features and M mel bands. Sites without layers have
             no axis L.
             The length of each row without padding, by stack.
         """
-        frames = [n_frames(len(audio)) for audio in audios]
-        samples = np.stack([pad_or_trim(np.asarray(audio, np.float32)) for audio in audios])
-        memory, acts = self._encode(samples, frames)
-        lengths = {"encoder": frames}
-        if memory is not None:
-            decoder_acts, lengths["decoder"] = self._decode(memory, transcripts)
-            acts |= decoder_acts
-        return jax.device_get(acts), lengths
+        # Every device needs a batch, also if fewer are left.
+        padded = [*batches, *[batches[-1]] * (self.n_devices - len(batches))]
+        frames = [[n_frames(len(audio)) for audio in audios] for audios, _ in padded]
+        n_context = self.asr.config.n_audio_ctx
+        widths = [self._kept_steps(rows, _FRAME_BUCKET, n_context) for rows in frames]
+        results: dict[int, BatchResult] = {}
+        # A batch is computed with its own width only, because the width changes the rounding.
+        for width in dict.fromkeys(widths):
+            memory, acts = self._encode([audios for audios, _ in padded], frames, width)
+            chosen = [i for i in range(len(batches)) if widths[i] == width]
+            encoded = self._split(acts, len(padded))
+            results |= {i: (encoded[i], {"encoder": frames[i]}) for i in chosen}
+            if memory is not None:
+                decoded = self._decode(memory, [texts for _, texts in padded], chosen)
+                for i, (acts, lengths) in decoded.items():
+                    results[i] = (results[i][0] | acts, results[i][1] | {"decoder": lengths})
+        return [results[i] for i in range(len(batches))]
 
     def missing_position(self, lengths: dict[str, list[int]], row: int) -> str:
         """Describes a position of the pools that lies outside of a row. "" if there is none."""
@@ -96,100 +128,130 @@ class ForwardPasses:
         """Returns the token ids of a transcript, after a space as in generated text."""
         return self.asr.tokenizer.encode(f" {text.strip()}")
 
+    def _kept_steps(self, lengths: Sequence[int], bucket: int, limit: int) -> int:
+        """Returns how many steps of each row are kept as frames."""
+        return _round_up(max(lengths), bucket, limit) if self.job.frames else 0
+
     def _encode(
-        self, samples: Float[np.ndarray, "B n"], frames: list[int]
+        self, audios: Sequence[Sequence[np.ndarray]], frames: list[list[int]], width: int
     ) -> tuple[Memory | None, dict[str, Array]]:
-        """Encodes a batch, and returns the memory and the activations of the encoder.
+        """Encodes batches, and returns the memory and the activations of the encoder.
 
         The memory is None if the job has no decoder sites.
         """
-        n_context, starts = self.asr.config.n_audio_ctx, [0] * len(frames)
-        spans = pools.spans(self.job.pools, starts, frames, frames, n_context)
-        width = _round_up(max(frames), _FRAME_BUCKET, n_context) if self.job.frames else 0
+        rows = [pad_or_trim(np.asarray(audio, np.float32)) for batch in audios for audio in batch]
+        lengths = [n for batch in frames for n in batch]
+        n_context, starts = self.asr.config.n_audio_ctx, [0] * len(lengths)
+        spans = pools.spans(self.job.pools, starts, lengths, lengths, n_context)
         readout = pools.readout(spans, self.job.sites_of("encoder"), width)
-        speech = pools.spans(("speech",), starts, frames, frames, n_context)
-        return compiled.call(
-            _encode_and_pool,
-            self.asr.model,
-            jnp.asarray(samples),
-            jnp.asarray(speech),
+        speech = pools.spans(("speech",), starts, lengths, lengths, n_context)
+        axes = self._axes_of_acts("encoder", width > 0) | {"mel": 0}
+        memory_axes = Memory(0, 1, 1) if self.job.text is not None else None  # pyright: ignore
+        return compiled.call_on_mesh(
+            self.mesh,
+            programs.encode_and_pool,
+            self._model,
+            np.stack(rows),
+            speech,
             readout,
+            specs=(P(), P(DATA), P(DATA), P(DATA)),
+            out_specs=specs_of((memory_axes, axes)),
             memory=self.job.text is not None,
         )
 
     def _decode(
-        self, memory: Memory, transcripts: Sequence[str]
-    ) -> tuple[dict[str, Array], list[int]]:
-        """Decodes prompt, text and end of text. Returns activations and the length of each row."""
+        self, memory: Memory, transcripts: Sequence[Sequence[str]], chosen: Sequence[int]
+    ) -> dict[int, tuple[Activations, list[int]]]:
+        """Decodes prompt, text and end of text of all batches.
+
+        Returns:
+            For each chosen batch its activations, and the length of each row.
+        """
         tokenizer, n_ctx = self.asr.tokenizer, self.asr.config.n_text_ctx
         prompt, end = tokenizer.prompt(self.job.language), tokenizer.special.eot
+        n_batches, batch = len(transcripts), len(transcripts[0])
         texts = (
-            self._generate(memory, prompt)
+            self._generate(memory, prompt, n_batches * batch)
             if self.job.text == "greedy"
-            else [self.encode_transcript(text) for text in transcripts]
+            else [self.encode_transcript(text) for texts in transcripts for text in texts]
         )
         # A long transcript is cut, so that the row fits into the decoder's context.
         rows = [[*prompt, *ids[: n_ctx - len(prompt) - 1], end] for ids in texts]
         lengths = [len(row) for row in rows]
-        starts, ends = [len(prompt)] * len(rows), [n - 1 for n in lengths]
-        spans = pools.spans(self.job.pools, starts, ends, lengths, None)
-        width = _round_up(max(lengths), _TOKEN_BUCKET, n_ctx)
-        tokens = np.array([row + [end] * (width - len(row)) for row in rows], np.int32)
-        # The position -1 marks padding.
-        columns = np.arange(width)
-        positions = np.where(columns < np.array(lengths)[:, None], columns, -1).astype(np.int32)
-        readout = pools.readout(
-            spans, self.job.sites_of("decoder"), width if self.job.frames else 0
+        spans = pools.spans(
+            self.job.pools, [len(prompt)] * len(rows), [n - 1 for n in lengths], lengths, None
         )
-        acts = compiled.call(
-            _decode_and_pool,
-            self.asr.model,
-            jnp.asarray(tokens),
-            jnp.asarray(positions),
-            memory,
-            readout,
-        )
-        return acts, lengths
+        longest = [max(lengths[i * batch : (i + 1) * batch]) for i in range(n_batches)]
+        widths = [_round_up(n, _TOKEN_BUCKET, n_ctx) for n in longest]
+        results: dict[int, tuple[Activations, list[int]]] = {}
+        for width in dict.fromkeys(widths[i] for i in chosen):
+            acts = self._split(self._decode_padded(memory, rows, spans, width), n_batches)
+            results |= {
+                i: (acts[i], lengths[i * batch : (i + 1) * batch])
+                for i in chosen
+                if widths[i] == width
+            }
+        return results
 
-    def _generate(self, memory: Memory, prompt: list[int]) -> list[list[int]]:
+    def _decode_padded(
+        self, memory: Memory, rows: list[list[int]], spans: Int[np.ndarray, "B P 2"], width: int
+    ) -> dict[str, Array]:
+        """Decodes rows that are cut or padded to `width` tokens."""
+        end = self.asr.tokenizer.special.eot
+        tokens = np.array([[*row, *[end] * (width - len(row))][:width] for row in rows], np.int32)
+        # The position -1 marks padding.
+        columns, lengths = np.arange(width), np.array([len(row) for row in rows])
+        positions = np.where(columns < lengths[:, None], columns, -1).astype(np.int32)
+        kept = width if self.job.frames else 0
+        return compiled.call_on_mesh(
+            self.mesh,
+            programs.decode_and_pool,
+            self._model,
+            tokens,
+            positions,
+            memory,
+            pools.readout(spans, self.job.sites_of("decoder"), kept),
+            specs=(P(), P(DATA), P(DATA), specs_of(axes_of_memory(memory)), P(DATA)),
+            out_specs=specs_of(self._axes_of_acts("decoder", kept > 0)),
+        )
+
+    def _generate(self, memory: Memory, prompt: list[int], n_rows: int) -> list[list[int]]:
         """Generates the token ids of each row greedily."""
-        max_tokens = min(self.job.max_new_tokens, self.asr.config.n_text_ctx - len(prompt) - 1)
-        return [
-            list(ids) for ids in self.asr.generate(memory, prompt, max_new_tokens=max_tokens).ids
-        ]
+        tokenizer = self.asr.tokenizer
+        out = compiled.call_on_mesh(
+            self.mesh,
+            programs.generate_rows,
+            self._model,
+            memory,
+            np.tile(np.asarray(prompt, np.int32), (n_rows, 1)),
+            rules_for(tokenizer, timestamps=False),
+            specs=(P(), specs_of(axes_of_memory(memory)), P(DATA), P()),
+            out_specs=P(DATA),
+            max_new_tokens=min(
+                self.job.max_new_tokens, self.asr.config.n_text_ctx - len(prompt) - 1
+            ),
+            eot=tokenizer.special.eot,
+        )
+        out: Generation = jax.device_get(out).check_finite()
+        return [row[:n].tolist() for row, n in zip(out.tokens, out.lengths)]
+
+    def _axes_of_acts(self, stack: str, has_frames: bool) -> dict[str, int]:
+        """Returns the axis of rows of every activation of a stack."""
+        names = self.job.sites_of(stack)
+        axes = axes_of_acts(names)
+        pooled = axes if self.job.pools else {}
+        frames = {f"{site}/{pools.FRAMES_POOL}": axes[site] for site in names if has_frames}
+        return pooled | frames
+
+    def _split(self, acts: dict[str, Array], n_batches: int) -> list[Activations]:
+        """Copies activations from the devices, and divides their rows into batches."""
+        parts = {
+            name: np.split(x, n_batches, axis=int(name.split("/")[0] in LAYERED))
+            for name, x in jax.device_get(acts).items()
+        }
+        return [{name: part[i] for name, part in parts.items()} for i in range(n_batches)]
 
 
 def _round_up(length: int, bucket: int, limit: int) -> int:
     """Rounds `length` up to a multiple of `bucket`, but at most to `limit`."""
     return min(limit, -(-length // bucket) * bucket)  # -(-a // b) rounds a / b up
-
-
-def _encode_and_pool(
-    model: Whisper,
-    samples: Float[Array, "B n"],
-    speech: Int[Array, "B 1 2"],
-    readout: Readout,
-    *,
-    memory: bool,
-) -> tuple[Memory | None, dict[str, Array]]:
-    """Encodes recordings. Returns a memory only if `memory` is True, and pooled activations."""
-    mel = jax.vmap(lambda audio: log_mel(audio, model.config.n_mels))(samples)
-    with full_precision(model):
-        # `xa` is the encoder's output [B, T, D], from which the memory is computed.
-        xa, acts = model.encoder(mel.astype(model.config.dtype), {}, readout)
-        # There are two mel frames per encoder frame.
-        acts["mel"] = pools.span_means(jnp.swapaxes(mel, 1, 2), 2 * speech)[:, 0]
-        return (model.decoder.memory(xa) if memory else None), acts
-
-
-def _decode_and_pool(
-    model: Whisper,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    memory: Memory,
-    readout: Readout,
-) -> dict[str, Array]:
-    with full_precision(model):
-        x, _, tap, acts = model.decoder.residual(tokens, positions, memory, {}, readout)
-        model.decoder.to_logits(x, tap)  # XLA removes the logits unless the readout keeps them
-        return acts | readout(tap.acts)

@@ -8,6 +8,7 @@ Axis letters: B batch, T time, P pools, D features (the axes after time, flatten
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -158,7 +159,9 @@ class PoolingReadout:
         return pooled
 
     def _pool(self, site: str, x: Array) -> Acts:
-        x = x.reshape(*x.shape[:2], -1)
+        # The barrier makes the compiler pool the numbers that the model computes with. Otherwise it
+        # may compute them again, rounded differently on one device than on several.
+        x = jax.lax.optimization_barrier(x.reshape(*x.shape[:2], -1))
         # The site encoder.conv1 has two frames per encoder frame.
         scale = 2 if site == "encoder.conv1" else 1
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -179,9 +182,27 @@ def span_means(x: Float[Array, "B T D"], spans: Int[Array, "B P 2"]) -> Float[Ar
     for p in range(spans.shape[1]):
         first, end = spans[:, p, 0, None, None], spans[:, p, 1, None, None]
         # `where` instead of a product with 0, because 0 times NaN is NaN.
-        total = jnp.where((time >= first) & (time < end), x, 0).sum(1)
+        total = sum_in_order(jnp.where((time >= first) & (time < end), x, 0))
         pooled.append(total / (end - first)[:, 0].astype(x.dtype))
     return jnp.stack(pooled, axis=1)
+
+
+def sum_in_order(x: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+    """Sums over time in an order that the compiler cannot change.
+
+    It halves the steps again and again. `sum` adds in another order on several devices than on one,
+    so that the last bits would depend on the number of devices.
+
+    Example:
+        >>> sum_in_order(jnp.array([[[1.0], [3.0], [8.0]]])).tolist()
+        [[12.0]]
+    """
+    while (n := x.shape[1]) > 1:
+        half = -(-n // 2)
+        second = jnp.pad(x[:, half:], ((0, 0), (0, 2 * half - n), (0, 0)))
+        # Without the barrier, the additions of all halvings may become one large program.
+        x = jax.lax.optimization_barrier(x[:, :half] + second)
+    return x[:, 0]
 
 
 def readout(spans: Int[np.ndarray, "B P 2"], sites: Sequence[str], width: int = 0) -> Readout:

@@ -12,22 +12,32 @@ import numpy as np
 import xarray
 from jaxtyping import Array, Float, Int
 
-from experiments.store import integrity, layout, pools
+from experiments.store import integrity, joining, layout, pools
+from interventions.storage.process_parts import find_parts
+from jaxasr.processes import Process
 from jaxasr.sites import stack_of
 
 
-def open(path: str | os.PathLike[str]) -> "Store":
-    """Opens a store, finished or not.
+def open(
+    path: str | os.PathLike[str], *, process: Process | None = None, wait_s: float | None = None
+) -> "Store":
+    """Opens a store, finished or not, or the finished shares of several processes as one store.
 
     Args:
         path: the store's folder.
+        process: this process, if others may still be extracting their shares. Waits for them.
+        wait_s: longest time in seconds without a new file of an awaited process. Default: the
+            environment variable `JAXASR_WAIT_S`, or else one hour.
 
     Returns:
         The store. Activations are read only when they are used.
 
     Raises:
         FileNotFoundError: there is no store at `path`.
-        StoreError: the store is damaged or has another format.
+        StoreError: the store is damaged or has another format, or shares do not fit together.
+        ValueError: the share of a process is missing or unfinished.
+        TimeoutError: an awaited process does not write files any more.
+        ChildProcessError: an awaited process failed.
 
     Example:
         ```python
@@ -35,6 +45,11 @@ def open(path: str | os.PathLike[str]) -> "Store":
         ```
     """
     path = Path(path)
+    if process is not None and process.count > 1:
+        joining.wait_for_shares(path, process, wait_s)
+    if not (path / "zarr.json").exists() and find_parts(path):
+        shares = joining.open_shares(path)
+        return Store(path, shares.dataset(), shares)
     group = integrity.open_existing(path, "r") if path.exists() else None
     # `status` is created last, so a store without it was interrupted before the first batch.
     if group is None or "status" not in group:
@@ -54,7 +69,7 @@ class Store:
         path: folder of the store.
         dataset: all variables as labelled arrays, which are read when they are used.
             `experiments.store.layout` lists them.
-        group: zarr group of the store.
+        group: zarr group of the store, or of the shares of all processes.
     """
 
     path: Path
@@ -248,19 +263,8 @@ class Store:
             StoreError: the store is unfinished, or a variable differs from what was written. The
                 message names the variable.
         """
-        saved = self.attrs.get("checksums")
-        if saved is None:
-            raise layout.StoreError(
-                f"{str(self.path)!r}: expected checksums, found none, because the store is "
-                "unfinished. Run the same extraction again to finish it."
-            )
-        current = integrity.checksums(self.group)
-        changed = [name for name, digest in saved.items() if current.get(name) != digest]
-        if changed:
-            raise layout.StoreError(
-                f"{str(self.path)!r}: {', '.join(changed)} differ from what was written. "
-                f"{layout.REMEDY}"
-            )
+        for group in getattr(self.group, "parts", (self.group,)):
+            integrity.compare_checksums(group)
 
 
 def _rows_of_utterance(rows: np.ndarray | None, offset: int, count: int) -> Any:

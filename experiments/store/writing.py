@@ -22,14 +22,17 @@ class Writer:
         group: zarr group of the store.
         job: the activations that the store will hold.
         dtype: number format on disk.
+        allow_empty: whether all recordings may be left out.
         utterance_ids: ids of all utterances.
         status: `TO_DO`, `DONE` or `LEFT_OUT` for each utterance, as on disk.
         stacks: "encoder" and "decoder", or those whose frames are stored.
         n_frames: number of frames of all finished batches, by stack.
     """
 
-    def __init__(self, group: layout.Group, job: ExtractionJob, dtype: str):
-        self.group, self.job, self.dtype = group, job, dtype
+    def __init__(
+        self, group: layout.Group, job: ExtractionJob, dtype: str, allow_empty: bool = False
+    ):
+        self.group, self.job, self.dtype, self.allow_empty = group, job, dtype, allow_empty
         self.utterance_ids: list[str] = layout.read(group, "utterance").tolist()
         self.status: np.ndarray = layout.read(group, "status")
         self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
@@ -131,7 +134,7 @@ class Writer:
         """
         problems = layout.read(self.group, "problem").tolist()
         left_out = {name: problem for name, problem in zip(self.utterance_ids, problems) if problem}
-        if len(left_out) == len(self.utterance_ids):
+        if len(left_out) == len(self.utterance_ids) and not self.allow_empty:
             name, problem = next(iter(left_out.items()))
             raise ValueError(
                 f"corpus: expected a recording that can be read, all {len(left_out)} failed. "

@@ -171,10 +171,11 @@ def find_loops(
     loops: list[Utterance] = []
     candidates = _candidates(corpus)[:tries]
     with cache.steps.bar("search for loops") as progress:
-        for position, clip in enumerate(candidates):
+        measure = functools.partial(repetition_numbers, asr, max_new_tokens=max_new_tokens)
+        measured = cache.one_by_one("loop search", candidates, measure)
+        for position, (clip, numbers) in enumerate(zip(candidates, measured)):
             progress(position, len(candidates))
-            measure = functools.partial(repetition_numbers, asr, clip, max_new_tokens)
-            if cache(f"loop search {clip.id}", measure)["repetitive"]:
+            if numbers["repetitive"]:
                 loops.append(clip)
             if len(loops) == n:
                 break

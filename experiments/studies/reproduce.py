@@ -16,6 +16,7 @@ from experiments.progress import Progress
 from experiments.runtime import describe_weights
 from experiments.studies import registry, study_page
 from experiments.studies.study import Finding, Settings, Study
+from interventions.storage.process_parts import part_folder
 from interventions.storage.provenance import provenance
 from interventions.storage.results import save_result
 from interventions.storage.text_files import (
@@ -26,6 +27,7 @@ from interventions.storage.text_files import (
     write_text,
 )
 from jaxasr import Recogniser
+from jaxasr.processes import Process
 
 PAPER_MODEL = "large-v3"  # checkpoint of Whisper that the paper studies
 
@@ -76,6 +78,7 @@ def reproduce(
     seed: int = 0,
     steps: Progress | None = None,
     record: Callable[[Path], None] = lambda new: None,
+    process: Process | None = None,
 ) -> Result:
     """Runs one study, and writes `result.json`, `arrays.nc`, figures and `index.html`.
 
@@ -94,9 +97,11 @@ def reproduce(
         steps: shows progress; None shows nothing.
         record: function that may add a description of the run. It is called with the folder of the
             new files, before they replace the old ones.
+        process: this process. Several processes divide the items, and the first one writes the
+            files.
 
     Returns:
-        The content of `result.json`.
+        The content of `result.json`. Empty in all processes but the first.
 
     Raises:
         ValueError: the preset is unknown.
@@ -105,12 +110,16 @@ def reproduce(
     """
     steps, clock = steps or Progress(quiet=True), _Clock()
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
-    with only_writer(out):
-        # Only values of settings are hashed, so that a reworded reason keeps the stored items.
-        values = dataclasses.asdict(settings)
-        items = out / "items" / short_hash(name, study.version, sources, values)
-        cache = ItemCache(items, steps)
-        arrays = study.run(asr, corpus, settings, cache)
+    process = process or Process()
+    # Only values of settings are hashed, so that a reworded reason keeps the stored items.
+    values = dataclasses.asdict(settings)
+    items = out / "items" / short_hash(name, study.version, sources, values)
+    with only_writer(out if process.is_first else part_folder(items, process)):
+        cache = ItemCache(items, steps, process)
+        with cache.others.reporting_failure():
+            arrays = study.run(asr, corpus, settings, cache)
+        if not process.is_first:
+            return {}
         with steps(f"{name} analysis and figures"):
             analysis = study.analyse(arrays, settings)
             figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
@@ -142,6 +151,7 @@ def reproduce_all(
     out: Path,
     run_study: Callable[[str, Study, Path], Result],
     report_failure: Callable[[str, BaseException], None],
+    process: Process | None = None,
 ) -> dict[str, Result | None]:
     """Runs several studies, and continues after a study that fails.
 
@@ -152,21 +162,26 @@ def reproduce_all(
         out: folder for the index and for one folder per study.
         run_study: function of id, study and folder that runs a study and returns its result.
         report_failure: function of id and exception that is called when a study fails.
+        process: this process. Only the first of several processes writes these files.
 
     Returns:
         The result of each study by id; None if the study failed.
     """
     results: dict[str, Result | None] = {}
+    writes = process is None or process.is_first
     for name in names:
         folder = out / name
         try:
             results[name] = run_study(name, registry.study(name), folder)
-            (folder / "error.txt").unlink(missing_ok=True)
+            if writes:
+                (folder / "error.txt").unlink(missing_ok=True)
         except Exception as problem:
             results[name] = None
-            write_text(folder / "error.txt", "".join(traceback.format_exception(problem)))
+            if writes:
+                write_text(folder / "error.txt", "".join(traceback.format_exception(problem)))
             report_failure(name, problem)
-        write_text(out / "index.html", study_page.index(out))
+        if writes:
+            write_text(out / "index.html", study_page.index(out))
     return results
 
 

@@ -1,6 +1,7 @@
 """Keeps the finished groups of a sweep on disk, so that an interrupted sweep resumes.
 
-A group is the cells of one example that edit the same layer.
+A group is the cells of one example that edit the same layer. The labelled result of a finished
+sweep is saved next to its groups. Each of several processes has a folder of its own.
 """
 
 import os
@@ -10,14 +11,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import xarray as xr
 from jaxtyping import Float
 
 from interventions.patching.plan import Plan
 from interventions.storage import parts
 from interventions.storage.atomic import only_writer
 from interventions.storage.fingerprints import fingerprint
+from interventions.storage.process_parts import OtherProcesses, part_folder
+from interventions.storage.results import save_result
 
 _SWEEP_FILE = f"sweep{parts.SUFFIX}"
+RESULT_FILE = "result.zarr"
+DIGEST_ATTRIBUTE = "sweep_sha256"  # the fingerprint of the sweep, which only the saved result has
 
 
 class FinishedGroups:
@@ -49,6 +55,12 @@ class FinishedGroups:
         if self.folder is not None:
             parts.save(self._path(example, layer), self._key(example, layer), {"values": values})
 
+    def save_result(self, result: xr.DataArray) -> None:
+        """Saves the labelled result of all examples of this process."""
+        if self.folder is not None:
+            labelled = result.assign_attrs({DIGEST_ATTRIBUTE: self.digest})
+            save_result(labelled, self.folder / RESULT_FILE)
+
     def _path(self, example: int, layer: int | None) -> Path:
         assert self.folder is not None
         return self.folder / f"example-{example}-layer-{layer}{parts.SUFFIX}"
@@ -61,6 +73,8 @@ class FinishedGroups:
 def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[FinishedGroups]:
     """Opens the finished groups of `plan` in `folder`, for this process alone.
 
+    Each of several processes has a subfolder.
+
     Raises:
         ValueError: `folder` holds another sweep, or the plan holds code or values that differ
             between processes, so that it has no fingerprint.
@@ -69,8 +83,9 @@ def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[Fi
     if folder is None:
         yield FinishedGroups()
         return
-    folder, digest = Path(folder), _digest(plan)
-    with only_writer(folder):
+    others, digest = OtherProcesses(folder, plan.process), _digest(plan)
+    folder = part_folder(folder, plan.process)
+    with only_writer(folder), others.reporting_failure():
         saved = parts.load(folder / _SWEEP_FILE, _SWEEP_FILE)
         if saved is not None and str(saved["sha256"]) != digest:
             raise ValueError(

@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from interventions.metrics import Metric
 from interventions.patching import cost
@@ -10,6 +12,7 @@ from interventions.patching.unedited import UneditedDecoder
 from interventions.patching.workload import Workload
 from interventions.run import Run
 from jaxasr.model import Whisper
+from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
 
@@ -32,6 +35,7 @@ class Plan:
         encoder_sites: sites of the encoder whose unedited activations the cells need.
         work: the grid of cells, and the numbers that decide how the cells are batched.
         mesh: the devices that share the work; None for one device.
+        process: the process that computes its share of the recordings.
 
     Example:
         ```python
@@ -57,6 +61,12 @@ class Plan:
     encoder_sites: tuple[str, ...]
     work: Workload
     mesh: Mesh | None
+    process: Process
+
+    def row_chunks(self) -> list[Int[np.ndarray, "n"]]:
+        """Returns the rows of the target that this process computes, chunk by chunk."""
+        chunks = self.work.row_chunks()
+        return [chunks[i] for i in self.process.share(len(chunks))]
 
     def __repr__(self) -> str:
         return f"Plan({self})"

@@ -22,6 +22,7 @@ from jaxasr import sites
 from jaxasr.inputs import check_mel
 from jaxasr.meshes import DATA, axis_size, resolve_mesh
 from jaxasr.model import Whisper
+from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
 # Defaults of `plan_sweep` and `sweep`. `sweep(plan=...)` rejects arguments that differ from them.
@@ -49,6 +50,7 @@ def plan_sweep(
     reuse: bool = True,
     mesh: Mesh | None = None,
     recordings: int | None = None,
+    process: Process | None = None,
 ) -> Plan:
     """Checks the arguments of a sweep and plans its chunks. Runs nothing.
 
@@ -92,9 +94,19 @@ def plan_sweep(
     )
     check_recordings(recordings)
     scored, mesh = scored_position(metric, n_tokens), resolve_mesh(mesh)
+    process = process or Process()
     n_devices = 0 if mesh is None else axis_size(mesh, DATA)
     work = Workload(
-        model.config, grid, target.batch, n_tokens, scored, reuse, budget, recordings, n_devices
+        model.config,
+        grid,
+        target.batch,
+        n_tokens,
+        scored,
+        reuse,
+        budget,
+        recordings,
+        n_devices,
+        process.count,
     )
     run, averages_target = source_run(target, source), source == "mean"
     if edit is None:
@@ -108,7 +120,17 @@ def plan_sweep(
     decoder = UneditedDecoder.of(model, names if work.in_decoder else (), mesh)
     encoder_sites = () if work.in_decoder else names
     return Plan(
-        model, target, run, averages_target, edit, metric, decoder, encoder_sites, work, mesh
+        model,
+        target,
+        run,
+        averages_target,
+        edit,
+        metric,
+        decoder,
+        encoder_sites,
+        work,
+        mesh,
+        process,
     )
 
 

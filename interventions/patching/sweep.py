@@ -16,6 +16,7 @@ from interventions.patching.chunks import run_one_ahead
 from interventions.patching.compile_ahead import CompileAhead
 from interventions.patching.compute import RecordingChunk
 from interventions.patching.finished_groups import finished_groups
+from interventions.patching.joining import without_single_example
 from interventions.patching.plan import Plan
 from interventions.patching.planning import DEFAULT_ALPHAS, DEFAULT_WINDOW_S, plan_sweep
 from interventions.patching.values import PendingRows, SweepProgress, SweepValues
@@ -23,6 +24,7 @@ from interventions.run import Run
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.meshes import CELLS, axis_size
 from jaxasr.model import Whisper
+from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
 # Called with the number of finished cells, then with the number of all cells.
@@ -48,6 +50,7 @@ def sweep(
     reuse: bool = True,
     mesh: Mesh | None = None,
     recordings: int | None = None,
+    process: Process | None = None,
     store: str | os.PathLike | None = None,
     progress: SweepProgress | None = None,
 ) -> xr.DataArray: ...
@@ -78,6 +81,7 @@ def sweep(
     reuse: bool = True,
     mesh: Mesh | None = None,
     recordings: int | None = None,
+    process: Process | None = None,
     plan: Plan | None = None,
     store: str | os.PathLike | None = None,
     progress: SweepProgress | None = None,
@@ -118,9 +122,12 @@ def sweep(
             `jax.set_mesh`, else one device.
         recordings: rows of the target that a device computes together. Default: a number chosen
             for the memory of the device. Results agree to the bit for equal numbers, on any mesh.
+        process: computes only the share of one process, such as `jaxasr.processes.this_process()`.
+            `open_sweep` joins the results that all processes saved in `store`.
         plan: a plan from `plan_sweep`, instead of all arguments above.
         store: a folder that keeps finished groups of cells, so that an interrupted sweep resumes.
-            It serves one sweep, and one process at a time. A sweep with another edit or metric
+            It serves one sweep. One process at a time writes it, or with `process=` one process
+            at a time writes each part. A sweep with another edit or metric
             needs another folder. Damaged groups are computed again.
         progress: called as progress(finished cells, all cells).
 
@@ -173,6 +180,7 @@ def sweep(
         "reuse": reuse,
         "mesh": mesh,
         "recordings": recordings,
+        "process": process,
     }
     if plan is None:
         required = ("model", "target", "site", "over", "metric")
@@ -187,7 +195,9 @@ def sweep(
     with finished_groups(store, plan) as finished:
         values = SweepValues(plan, finished, progress)
         run_one_ahead(_dispatch_chunks(plan, values))
-    return _labelled(plan, values)
+        result = _labelled(plan, values)
+        finished.save_result(result)
+    return result
 
 
 def _non_default_arguments(arguments: dict[str, Any]) -> list[str]:
@@ -203,7 +213,7 @@ def _dispatch_chunks(plan: Plan, values: SweepValues) -> Iterator[Callable[[], N
     chunks_of = {layer: list(cell_chunks(work, layer)) for layer in work.grid.layers}
     indices_of = {layer: work.grid.cells_of_layer(layer)[0] for layer in work.grid.layers}
     ahead = CompileAhead(plan)
-    for rows in work.row_chunks():
+    for rows in plan.row_chunks():
         unfinished = {}
         for layer, indices in indices_of.items():
             if values.load(rows, layer, indices):
@@ -224,7 +234,8 @@ def _dispatch_chunks(plan: Plan, values: SweepValues) -> Iterator[Callable[[], N
 
 def _labelled(plan: Plan, values: SweepValues) -> xr.DataArray:
     """Gives the values of the flattened grid their dimensions and coordinates."""
-    grid, cells = plan.work.grid, values.cells
+    grid = plan.work.grid
+    rows = np.concatenate([np.zeros(0, int), *plan.row_chunks()])
     per_example = {"baseline": values.baseline}
     if plan.source is not None:
         per_example["source"] = values.source
@@ -235,11 +246,11 @@ def _labelled(plan: Plan, values: SweepValues) -> xr.DataArray:
     }
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / FRAMES_PER_S
-    labels = grid.labels(plan.target.tokens)
-    if len(cells) == 1:
-        coords = labels | {name: number[0] for name, number in per_example.items()}
-        return xr.DataArray(cells[0].reshape(grid.shape), coords, grid.dims, grid.site, attrs)
-    coords = labels | {"example": np.arange(len(cells))}
+    coords = grid.labels(plan.target.tokens) | {"example": np.arange(len(values.cells))}
     coords |= {name: ("example", numbers) for name, numbers in per_example.items()}
-    cells = cells.reshape(-1, *grid.shape)
-    return xr.DataArray(cells, coords, ("example", *grid.dims), grid.site, attrs)
+    cells = values.cells.reshape(-1, *grid.shape)
+    result = xr.DataArray(cells, coords, ("example", *grid.dims), grid.site, attrs)
+    # Parts of several processes keep the dimension, so that they can be joined.
+    if len(cells) == 1 and plan.process.count == 1:
+        return without_single_example(result)
+    return result.isel(example=rows)

@@ -29,7 +29,7 @@ class SweepValues:
         n_examples = plan.work.n_examples
         self.cells = np.full((n_examples, plan.work.grid.size), np.nan)
         self.baseline, self.source = np.full((2, n_examples), np.nan)
-        self._finished, self._progress, self._n_done = finished, progress, 0
+        self._plan, self._finished, self._progress, self._n_done = plan, finished, progress, 0
 
     def load(self, rows: Int[np.ndarray, "r"], layer: int | None, indices: np.ndarray) -> bool:
         """Loads the cells of a layer. Returns whether they were finished for all `rows`."""
@@ -49,7 +49,8 @@ class SweepValues:
         """Reports progress by the cells of a layer."""
         self._n_done += len(rows) * len(indices)
         if self._progress:
-            self._progress(self._n_done, self.cells.size)
+            n_rows = sum(map(len, self._plan.row_chunks()))
+            self._progress(self._n_done, n_rows * self._plan.work.grid.size)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -44,6 +44,7 @@ class Workload:
         recordings: recordings that a device computes together; None for a number chosen by
             `recordings_per_device`.
         n_devices: number of devices that divide the recordings; 0 without a mesh.
+        n_processes: number of processes that divide the recordings.
     """
 
     config: Config
@@ -55,6 +56,7 @@ class Workload:
     budget: int | None
     recordings: int | None = None
     n_devices: int = 0
+    n_processes: int = 1
 
     @property
     def in_decoder(self) -> bool:
@@ -86,11 +88,14 @@ class Workload:
     def recordings_per_device(self) -> int:
         """Number of recordings that a device computes together.
 
-        As many as fit the memory, if all cells of a layer fit into one chunk.
+        As many as fit the memory, if all cells of a layer fit into one chunk. Several processes
+        divide the recordings as the devices of a mesh do.
         """
         if self.recordings is not None:
             return self.recordings
-        return size_per_device(self.n_examples, self.n_devices, max_recordings(self))
+        several = self.n_devices or self.n_processes > 1
+        n_devices = max(1, self.n_devices) * self.n_processes if several else 0
+        return size_per_device(self.n_examples, n_devices, max_recordings(self))
 
     @property
     def recordings_per_chunk(self) -> int:

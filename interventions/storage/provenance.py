@@ -88,13 +88,13 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str | None:
-    """Returns the number and kind of JAX's devices, or None if JAX is not imported yet."""
+    """Returns the number and kind of this process's devices; None if JAX is not imported yet."""
     # An import of JAX would take seconds.
     if "jax" not in sys.modules:
         return None
     import jax
 
-    devices = jax.devices()
+    devices = jax.local_devices()
     return f"{len(devices)} x {devices[0].device_kind}"
 
 

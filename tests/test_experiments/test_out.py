@@ -218,7 +218,7 @@ def test_only_the_same_command_and_input_may_replace_files(recordings):
     (recordings / "heads" / "cells").mkdir()
     assert (
         open_output("b/x.wav", overwrite=True, site="z").prepare_folder("cells")
-        == recordings / "heads"
+        == recordings / "heads/cells"
     )
     assert not (recordings / "heads" / "cells").exists()
     (
