@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from experiments import compile_cache
+from experiments.compiling import count_compilations
+
 UNLIMITED_WIDTH = 100_000  # width of a console in characters, so that no line is wrapped
 LINE_INTERVAL_S = 5.0  # seconds between two lines of progress if there is no terminal
 
@@ -126,5 +129,7 @@ class Progress:
         return sum(self.seconds.values())
 
     def print_total(self) -> None:
-        """Prints the sum of the seconds of all steps."""
+        """Prints the sum of the seconds of all steps, and what JAX compiled or read from disk."""
+        counts = count_compilations().copy()
         self.console.print(f"[dim]{self.total:6.2f} s[/]  in all")
+        self.note(*(f"          {line}" for line in compile_cache.describe(counts)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import compile_cache
+from experiments.compiling import count_compilations
 
 if TYPE_CHECKING:
     from jaxasr import Recogniser
@@ -42,6 +43,7 @@ def start(device: str | None = None) -> None:
             "jax[cuda13], or omit --device."
         ) from error
     compile_cache.enable()
+    count_compilations()
 
 
 def check_language(model: str, language: str | None, task: str = "transcribe") -> None:

@@ -87,7 +87,7 @@ def record(fn: Callable[..., Any], *arguments: Any) -> list[Program]:
             fn(*structure.join(arrays))
 
     arrays, structure = compiled.split(arguments)
-    with contextlib.suppress(jax.errors.TracerArrayConversionError):
+    with contextlib.suppress(jax.errors.JAXTypeError):
         jax.eval_shape(run, list(map(_shape_of, arrays)))
     return [Program(same[0].fn.__name__, same[0], len(same)) for same in calls.values()]
 
@@ -179,7 +179,8 @@ def _compile_in_thread(lowered: jax.stages.Lowered) -> Future[None]:
 
     size = threading.stack_size(_STACK_BYTES)
     try:
-        threading.Thread(target=run, daemon=True).start()
+        # Not a daemon, because the end of Python would stop the compiler with a crash.
+        threading.Thread(target=run).start()
     finally:
         threading.stack_size(size)
     return future

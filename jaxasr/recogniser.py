@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jaxasr import display
@@ -140,6 +141,7 @@ class Recogniser:
         max_new_tokens: int = 224,
         edits: Edits | None = None,
         rules: LogitFilter | None = None,
+        mesh: Mesh | None = None,
     ) -> GeneratedText:
         """Generates the text of each row of `memory` greedily.
 
@@ -151,6 +153,7 @@ class Recogniser:
             edits: `{site: edit}` for decoder sites.
             rules: constraints on the logits. None: the rules of openai/whisper, with those for
                 timestamps unless the prompt contains <|notimestamps|>.
+            mesh: devices that divide the rows, as in `jaxasr.generate`.
 
         Returns:
             Ids, text, mean log-probability and no-speech probability of each row.
@@ -165,7 +168,7 @@ class Recogniser:
             ```
         """
         return generate_text(
-            self, memory, prompt, max_new_tokens=max_new_tokens, edits=edits, rules=rules
+            self, memory, prompt, max_new_tokens=max_new_tokens, edits=edits, rules=rules, mesh=mesh
         )
 
     def align(

@@ -32,7 +32,7 @@ def sample(
     key = jax.random.key(0) if key is None else key
     leader = None if leader is None else check_leader(leader, request.prompt.shape[0])
     generation = compiled.call(
-        _generate, model, request, temperature, key, leader, axis_name=axis_name
+        generate_greedily_or_sample, model, request, temperature, key, leader, axis_name=axis_name
     )
     return generation.check_finite()
 
@@ -59,7 +59,7 @@ def check_leader(leader: Any, batch: int) -> Int[Array, "B"]:
     return leader
 
 
-def _generate(
+def generate_greedily_or_sample(
     model: Whisper,
     request: Request,
     temperature: Float[Array, ""],

@@ -18,21 +18,24 @@ from experiments.bench.worker import Worker
 
 # Name and class (in `experiments.bench.readers`) of the reader of each library.
 READERS = {"jax": ("jaxasr", "JaxasrReader"), "torch": ("torch hooks", "TorchReader")}
+Firsts = dict[str, dict[str, float]]  # [reader][case]: seconds of the first pass
 Rounds = dict[str, dict[str, list[dict[str, float]]]]  # [reader][case][round]: `Reader.run`
 
 
-def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[str, Any]]:
+def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, Firsts, int, dict[str, Any]]:
     """Measures every case with every reader, in turn.
 
     Returns:
         The measurements of each reader, case and round.
+        The seconds of the first pass of each reader and case, which compiles.
         The number of programs that jaxasr compiled after the first use of each case.
         The bytes of temporary memory of jaxasr's programs (`JaxasrReader.temporary`).
     """
     measured: Rounds = {name: {case: [] for case in CASES} for name in workers}
-    for worker in workers.values():
+    first_s: Firsts = {name: {} for name in workers}
+    for name, worker in workers.items():
         for case in CASES:
-            worker.ask("run", case=case)  # compiles
+            first_s[name][case] = worker.ask("run", case=case)["seconds"]  # compiles
             worker.ask("run", case=case)  # warms up
     earlier_programs = workers["jaxasr"].ask("programs")
     for _ in range(rounds):
@@ -40,10 +43,10 @@ def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[
             for name, worker in workers.items():
                 measured[name][case].append(worker.ask("run", case=case))
     late_programs = workers["jaxasr"].ask("programs") - earlier_programs
-    return measured, late_programs, workers["jaxasr"].ask("temporary")
+    return measured, first_s, late_programs, workers["jaxasr"].ask("temporary")
 
 
-def summary(measured: Rounds) -> list[dict[str, Any]]:
+def summary(measured: Rounds, first_s: Firsts) -> list[dict[str, Any]]:
     """Returns a row per case and reader, which compares the case with the case "nothing".
 
     `over_plain_s` is the time in seconds minus that of "nothing", and `over_plain` is the time
@@ -63,6 +66,7 @@ def summary(measured: Rounds) -> list[dict[str, Any]]:
                 "case": case,
                 "reader": name,
                 "seconds": seconds,
+                "first_s": first_s[name][case],
                 "over_plain_s": seconds - plain_seconds,
                 "over_plain": ratio,
                 "peak_growth": None if None in peaks else max(peaks),
@@ -74,7 +78,7 @@ def summary(measured: Rounds) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Returns a table with one row per case and reader."""
-    columns = ("read", "", "s", "× no capture", "peak MB", "mean |value|")
+    columns = ("read", "", "s", "first s", "× no capture", "peak MB", "mean |value|")
     lines = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         peak = "" if row["peak_growth"] is None else f"{row['peak_growth'] / 1e6:.0f}"
@@ -82,6 +86,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             CASES[row["case"]],
             row["reader"],
             f"{row['seconds']:.4f}",
+            f"{row['first_s']:.1f}",
             f"{row['over_plain']:.2f}",
             peak,
             f"{row['magnitude']:.5f}",
@@ -114,8 +119,8 @@ def main(
             name: stack.enter_context(Worker(f"experiments.bench.readers:{kind}", job))
             for name, kind in (READERS[library] for library in machine.libraries())
         }
-        measured, late_programs, temporary = measure(workers, rounds)
-    rows = summary(measured)
+        measured, first_s, late_programs, temporary = measure(workers, rounds)
+    rows = summary(measured, first_s)
     console.print(machine.title(description))
     console.print(
         f"\n{model}, {dtype}, batch {batch}, {n_tokens} tokens, medians of {rounds} rounds"

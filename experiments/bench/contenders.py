@@ -59,7 +59,7 @@ class JaxasrContender(Contender):
         """Loads the model, and keeps compiled programs in the job's cache."""
         import jax
 
-        from experiments.bench.compiling import count_compilations
+        from experiments.compiling import count_compilations
 
         jax.config.update("jax_compilation_cache_dir", self.job["cache"])
         # Keeps every program, because by default only slow compilations are kept.

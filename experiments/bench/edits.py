@@ -131,7 +131,8 @@ def main(
         results.append(row)
         console.print(
             f"{name}: {n} edits {row['many_s']:.3f} s, one generation {row['one_s']:.3f} s, "
-            f"{row['ratio']:.2f}×, {row['steps']} steps, {row['changed']} texts changed, "
+            f"{row['ratio']:.2f}×, first calls {row['many_first_s']:.1f} s and "
+            f"{row['one_first_s']:.1f} s, {row['steps']} steps, {row['changed']} texts changed, "
             f"{row['differ']} texts differ from a call with one edit, load {row['load']}"
         )
         options.save(out, {**machine.report(description), "edits": results})
@@ -143,18 +144,20 @@ def _measure_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
         generator = stack.enter_context(
             Worker("experiments.bench.edits:EditedGenerator", {**job, "new": new})
         )
-        counts = generator.ask("compare")
-        # Drops the first round, which compiles.
-        times = [
+        # The first round compiles.
+        first, *times = (
             (generator.ask("time_unedited"), generator.ask("time_edited"))
             for _ in range(rounds + 1)
-        ][1:]
+        )
+        counts = generator.ask("compare")
     one_s, many_s = (statistics.median(column) for column in zip(*times))
     return {
         "model": name,
         "n": n,
         "one_s": one_s,
         "many_s": many_s,
+        "one_first_s": first[0],
+        "many_first_s": first[1],
         "ratio": statistics.median(many / one for one, many in times),
         "rounds": times,
         "steps": counts["longest"] + 1,  # the last step generates the end-of-text

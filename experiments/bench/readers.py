@@ -84,7 +84,7 @@ class JaxasrReader(Reader):
         import jax.numpy as jnp
 
         import jaxasr
-        from experiments.bench.compiling import count_compilations
+        from experiments.compiling import count_compilations
 
         self.compiling = count_compilations()
         self.model = models.jax_model(self.job)

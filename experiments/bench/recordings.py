@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bench import random_weights
 from experiments.bench.models import RANDOM, Job
 from experiments.bench.worker import Worker
 
@@ -110,30 +111,12 @@ class Preparer:
         from flax import nnx
 
         import jaxasr
-        from jaxasr.weights.saving import generation_json
 
         dtype = self.job.get("dtype", "float32")
         config = jaxasr.SIZES[size].replace(dtype=dtype, param_dtype=dtype)
         # Compiled as a whole, because creating each weight separately is slow.
         model = jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))()
-        folder = str(jaxasr.save(model, self.folder / "huggingface"))
-        ids = generation_json(config, None)
-        language_and_task = (
-            [ids["lang_to_id"]["<|en|>"], ids["task_to_id"]["transcribe"]]
-            if ids["is_multilingual"]
-            else []
-        )
-        start, no_timestamps = ids["decoder_start_token_id"], ids["no_timestamps_token_id"]
-        return {
-            "n_mels": config.n_mels,
-            "weights": folder,
-            "prompt": [start, *language_and_task, no_timestamps],
-            "suppress": [ids["eos_token_id"]],
-            "suppress_begin": [],
-            "eot": ids["eos_token_id"],
-            "huggingface": folder,
-            "ctranslate2": None,
-        }
+        return random_weights.describe_job(config, jaxasr.save(model, self.folder / "huggingface"))
 
 
 def _compute_features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:

@@ -111,38 +111,39 @@ def measure(
         rounds: number of rounds. Our time in a round is the median of three calls.
 
     Returns:
-        A row per method. `rates` has the cells per second of each round, `ratio` is our rate
-        divided by that of the method, and `error` is described at `_record`.
+        A row per method. `first_s` is the seconds of the first call, which compiles. `rates` has
+        the cells per second of each round, `ratio` is our rate divided by that of the method, and
+        `error` is described at `_record`.
     """
     methods = [
         method
         for method in (DECODER if kind == "decoder" else ENCODER)
         if torch and _is_usable(method)
     ]
-    first = ask(kind=kind)  # compiles, as does the next call
-    ask(kind=kind, reuse=False)
+    first, first_unshared = ask(kind=kind), ask(kind=kind, reuse=False)  # compile
     programs = ask(kind=kind)["programs"]
     our_values = dict(zip(map(tuple, cells), np.ravel(first["values"])))
     ours, unshared = (
-        _make_row(name, 1, len(cells)) for name in ("jaxasr", "jaxasr, nothing resumed")
+        _make_row(name, 1, len(cells), result["seconds"])
+        for name, result in {"jaxasr": first, "jaxasr, nothing resumed": first_unshared}.items()
     )
-    others = [_make_row(method.name, method.batch, 0) for method in methods]
     samples = [sample_cells(cells, method.cells, method.batch) for method in methods]
 
     def run(method: Method, cells: list[Cell]) -> dict[str, Any]:
-        assert torch is not None
+        assert torch
         return torch.ask("run", kind=kind, mode=method.mode, cells=cells, batch=method.batch)
 
+    others = []
     for method in methods:  # warms up
-        run(method, sample_cells(cells, method.batch, method.batch))
+        result = run(method, sample_cells(cells, method.batch, method.batch))
+        others.append(_make_row(method.name, method.batch, 0, result["seconds"]))
     for _ in range(rounds):
         seconds = statistics.median(ask(kind=kind)["seconds"] for _ in range(3))
         ours["rates"].append(len(cells) / seconds)
         _record(unshared, our_values, cells, ask(kind=kind, reuse=False))
         for row, method, sample in zip(others, methods, samples):
             _record(row, our_values, sample, run(method, sample))
-    rows = [ours, unshared, *others]
-    for row in rows:
+    for row in (rows := [ours, unshared, *others]):
         ratios = (mine / theirs for mine, theirs in zip(ours["rates"], row["rates"]))
         row["ratio"] = statistics.median(ratios)
     ours["late_programs"] = ask(kind=kind)["programs"] - programs
@@ -153,8 +154,8 @@ def _is_usable(method: Method) -> bool:
     return "nnsight" not in method.mode or importlib.util.find_spec("nnsight") is not None
 
 
-def _make_row(name: str, batch: int, n_cells: int) -> dict[str, Any]:
-    return {"way": name, "batch": batch, "cells": n_cells, "rates": [], "error": 0.0}
+def _make_row(name: str, batch: int, cells: int, first_s: float) -> dict[str, Any]:
+    return dict(way=name, batch=batch, cells=cells, first_s=first_s, rates=[], error=0.0)
 
 
 def _record(
@@ -175,12 +176,12 @@ def _record(
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Returns a table with one row per method."""
-    columns = ("", "cells/s", "× ours", "cells per round", "error")
+    columns = ("", "cells/s", "first s", "× ours", "cells per round", "error")
     lines = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         rate = f"{statistics.median(row['rates']):.1f}"
-        ratio, error = f"{row['ratio']:.1f}", f"{row['error']:.1e}"
-        lines.add_row(row["way"], rate, ratio, str(row["cells"]), error)
+        first, ratio, error = f"{row['first_s']:.1f}", f"{row['ratio']:.1f}", f"{row['error']:.1e}"
+        lines.add_row(row["way"], rate, first, ratio, str(row["cells"]), error)
     return lines
 
 
@@ -290,7 +291,7 @@ def _prepare_job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: f
 
 
 def _generate_tokens(job: Job) -> list[int]:
-    """Returns the tokens generated from the first recording, or random ones for random weights."""
+    """Returns the tokens of the first recording, or random ones for random weights."""
     if job["model"].startswith(RANDOM):
         return np.random.default_rng(0).integers(0, job["eot"], 64).tolist()
     with Worker(

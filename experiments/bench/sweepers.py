@@ -31,7 +31,7 @@ class JaxasrSweeper:
     def __init__(self, job: Job):
         import jax.numpy as jnp
 
-        from experiments.bench.compiling import count_compilations
+        from experiments.compiling import count_compilations
         from interventions import Run, logit_diff
 
         self.compiling, self.model = count_compilations(), models.jax_model(job)

@@ -46,9 +46,10 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
         dtype: number format of weights and activations.
 
     Returns:
-        A dictionary with `model`, `config`, `n_parameters`, `parameter_bytes`, `weights` and
-        `sites`. `weights` is None if the weights are not on this machine. The sites are in the
-        order of the forward pass.
+        A dictionary with `model`, `config`, `n_parameters`, `parameter_bytes`, `weights`,
+        `compiled_programs` and `sites`. `weights` is None if the weights are not on this machine.
+        `compiled_programs` describes the programs on disk. The sites are in the order of the
+        forward pass.
 
     Raises:
         ValueError: the model is unknown, or `n_tokens` exceeds the decoder's context.
@@ -74,6 +75,7 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
         "n_parameters": n_parameters,
         "parameter_bytes": n_parameters * ITEM_BYTES[dtype],
         "weights": weights,
+        "compiled_programs": describe_cache(),
         "sites": _describe_sites(config, batch, n_tokens),
     }
 
@@ -97,6 +99,29 @@ def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
         "bytes": checkpoint.tensors.nbytes,
     }
     return checkpoint.config, weights
+
+
+def describe_cache() -> dict[str, Any] | None:
+    """Describes the compiled programs on disk; None if none are saved.
+
+    Example:
+        ```python
+        describe_cache()["can_read"]  # False if JAX cannot read them back on this processor
+        ```
+    """
+    from experiments import compile_cache
+
+    folder = compile_cache.enable()
+    if folder is None:
+        return None
+    # JAX keeps the time of the last use of a program in another small file.
+    programs = [file for file in folder.iterdir() if not file.name.endswith("-atime")]
+    return {
+        "path": str(folder),
+        "programs": len(programs),
+        "bytes": sum(file.stat().st_size for file in programs),
+        "can_read": compile_cache.can_read(),
+    }
 
 
 def _has_local_weights(model: str) -> bool:
@@ -174,7 +199,17 @@ def _format_facts(description: dict[str, Any]) -> dict[str, str]:
         "parameters": f"{description['n_parameters']:,} ({parameter_size})",
         "weights": weights_file,
         "sha256": weights.get("sha256", "unknown"),
+        "compiled": _format_cache(description["compiled_programs"]),
     }
+
+
+def _format_cache(cache: dict[str, Any] | None) -> str:
+    from experiments.compile_cache import NEVER_READ
+
+    if cache is None:
+        return "no programs are saved"
+    saved = f"{cache['path']} ({cache['programs']} programs, {_format_bytes(cache['bytes'])})"
+    return saved if cache["can_read"] else f"{saved}. {NEVER_READ}"
 
 
 def _format_stack(config: dict[str, Any], stack: str) -> str:

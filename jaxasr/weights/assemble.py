@@ -2,7 +2,9 @@
 
 import functools
 import math
+import os
 import re
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -12,8 +14,11 @@ from flax import nnx
 from jaxasr.config import Config
 from jaxasr.model import Whisper
 from jaxasr.weights.checkpoint import Checkpoint
+from jaxasr.weights.copying import FiniteCopier, empty_aligned
 from jaxasr.weights.errors import WeightsError
 
+# Number of tensors that are read at the same time.
+_MAX_THREADS = 8
 # Part of a parameter's name in the model -> the same part in a checkpoint. A part that begins with
 # a dot is the end of the name.
 _RENAMED_PARTS = (
@@ -170,49 +175,23 @@ def check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) 
         )
 
 
-class _FiniteCopier:
-    """Copies tensors and collects the names of those that are not finite."""
-
-    def __init__(self, param_dtype: str):
-        self.param_dtype = param_dtype
-        self.non_finite: list[str] = []  # names of tensors that are not finite in the file
-        self.overflowing: list[str] = []  # names of those that `param_dtype` makes infinite
-
-    def copy(self, name: str, tensor: np.ndarray, target: np.ndarray) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            target[...] = tensor
-        if not np.isfinite(target).all():
-            stored_finite = np.isfinite(tensor).all()
-            (self.overflowing if stored_finite else self.non_finite).append(name)
-
-    def check(self, source: object) -> None:
-        """Raises a `WeightsError` that names every tensor that is not finite."""
-        if self.non_finite:
-            raise WeightsError(
-                f"{source}: expected finite weights, found NaN or infinite ones in "
-                f"{len(self.non_finite)} tensors: {', '.join(self.non_finite)}. The training may "
-                "have diverged, or the file is damaged; use an earlier checkpoint."
-            )
-        if self.overflowing:
-            raise WeightsError(
-                f"{source}: expected weights that fit into {self.param_dtype}, found larger ones "
-                f"in {len(self.overflowing)} tensors: {', '.join(self.overflowing)}. Load with "
-                "param_dtype='float32' or 'bfloat16'."
-            )
-
-
 def _read_parameter(
     checkpoint: Checkpoint,
     parameter: str,
     shape: tuple[int, ...],
     dtype: Any,
-    copier: _FiniteCopier,
+    copier: FiniteCopier,
+    threads: Executor,
 ) -> jax.Array:
-    """Reads one parameter, layer by layer, into one array."""
-    array = np.empty(shape, dtype)
+    """Reads one parameter into one array, several layers at a time, and puts it on the device."""
+    array = empty_aligned(shape, dtype)
     layer_arrays = array if "{}" in tensor_name(parameter) else array[None]
-    for layer, name in zip(layer_arrays, tensor_shapes(parameter, shape)):
+
+    def read(layer: np.ndarray, name: str) -> None:
         copier.copy(name, convert_layout(parameter, checkpoint.tensors[name]), layer)
+
+    # The list waits for all threads, and raises the first error.
+    list(threads.map(read, layer_arrays, tensor_shapes(parameter, shape)))
     return jax.device_put(array)  # `jnp.asarray` would compile a program for every shape
 
 
@@ -221,8 +200,9 @@ def assemble(
 ) -> Whisper:
     """Builds the model of a checkpoint.
 
-    Reads one parameter at a time, the largest first. So the peak memory is little more than the
-    size of the model.
+    Reads one parameter at a time, the largest first, and puts it on the device. So the host holds
+    little more than one parameter if the device has its own memory, and little more than the model
+    if it does not.
 
     Args:
         checkpoint: from `read_checkpoint`.
@@ -248,8 +228,11 @@ def assemble(
         expected |= tensor_shapes(parameter, spec.shape)
     check_tensors(checkpoint, expected)
     arrays: dict[str, jax.Array] = {}
-    copier = _FiniteCopier(param_dtype)
-    for parameter, spec in sorted(parameters, key=lambda pair: -math.prod(pair[1].shape)):
-        arrays[parameter] = _read_parameter(checkpoint, parameter, spec.shape, spec.dtype, copier)
+    copier = FiniteCopier(param_dtype)
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+        for parameter, spec in sorted(parameters, key=lambda pair: -math.prod(pair[1].shape)):
+            arrays[parameter] = _read_parameter(
+                checkpoint, parameter, spec.shape, spec.dtype, copier, threads
+            )
     copier.check(checkpoint.source)
     return jax.tree.unflatten(treedef, [arrays[parameter] for parameter, _ in parameters])

@@ -71,6 +71,9 @@ class Tensors(Mapping[str, np.ndarray]):
         assert array.shape == entry.shape, (name, array.shape, entry.shape)
         return array
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries  # the method of `Mapping` would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 

@@ -1,9 +1,11 @@
 """Reads a Hugging Face folder: `config.json`, and safetensors or `pytorch_model.bin` files."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
@@ -133,15 +135,18 @@ def _read_config(settings: dict[str, Any], path: Path) -> Config:
     return make_config({field: settings[key] for field, key in CONFIG_KEYS.items()}, path)
 
 
-def _make_lazy_tensor(path: Path, name: str, shape: tuple[int, ...], dtype_code: str) -> LazyTensor:
+def _make_lazy_tensor(
+    file: files.FileBytes, name: str, entry: dict[str, Any], data_start: int
+) -> LazyTensor:
+    dtype_code, shape = entry["dtype"], tuple(entry["shape"])
     if dtype_code not in _DTYPES:
         expected = f"{name} as one of {', '.join(_DTYPES)}"
-        raise file_error(path, expected, dtype_code, "Convert the weights to floating point.")
+        raise file_error(file, expected, dtype_code, "Convert the weights to floating point.")
+    start, end = entry["data_offsets"]  # in bytes after the header
 
     def read() -> np.ndarray:
-        # Opening the file again for each tensor keeps its pages from staying in memory.
-        with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
-            return file.get_tensor(name)
+        dtype = jnp.dtype(_DTYPES[dtype_code])
+        return file.read(data_start + start, end - start).view(dtype).reshape(shape)
 
     return LazyTensor(shape, _DTYPES[dtype_code], read)
 
@@ -150,15 +155,20 @@ def _read_tensors(path: Path) -> dict[str, LazyTensor]:
     if path.suffix == ".bin":
         return _read_pickled_tensors(path)
     # A safetensors file begins with the length of its header, a number of 8 bytes.
-    header_bytes = int.from_bytes(files.FileBytes(path).read(offset=0, count=8).tobytes(), "little")
+    file = files.FileBytes(path)
+    header_bytes = int.from_bytes(file.read(offset=0, count=8).tobytes(), "little")
     if header_bytes > _MAX_HEADER_BYTES:
         expected = f"a safetensors file whose header has at most {_MAX_HEADER_BYTES} bytes"
         raise file_error(path, expected, header_bytes)
-    with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    with convert_errors(path, "a safetensors file"):
+        # Checks that every tensor has the bytes of its shape, inside of the file.
+        with safe_open(path, framework="numpy"):
+            pass
+        header = json.loads(file.read(8, header_bytes).tobytes())
         return {
-            name: _make_lazy_tensor(path, name, tuple(s.get_shape()), s.get_dtype())
-            for name, s in slices.items()
+            name: _make_lazy_tensor(file, name, entry, 8 + header_bytes)
+            for name, entry in header.items()
+            if name != "__metadata__"
         }
 
 

@@ -7,26 +7,39 @@ from pathlib import Path
 
 import pytest
 
+from experiments import compile_cache
+from experiments.compiling import Compiling
 from jaxasr.weights.files import cache_dir
 
 # Compiles a program, and prints the cache folder and the number of programs loaded from it.
 COMPILE = """
-import logging, sys, jax
-from experiments import compile_cache
-events = []
-jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
+import jax
+from experiments import compile_cache, compiling
+counts = compiling.count_compilations()
 folder = compile_cache.enable()
 jax.jit(lambda x: x * 3 + 1)(1.0).block_until_ready()
-print(folder, sum("cache_hits" in name for name in events))
+print(folder, counts.read)
+"""
+# The same, if JAX refuses every program on disk, as on some processors.
+REFUSED = f"""
+from jax._src import compiler
+compiler._cache_read = lambda *_: (None, None)
+{COMPILE}
+print(*compile_cache.describe(counts), sep=chr(10))
 """
 
 
 def run(**environment: str) -> tuple[str, int]:
     """Runs `COMPILE` in a new process. Returns the cache folder and the number of cache hits."""
+    folder, hits = run_code(COMPILE, **environment).split()
+    return folder, int(hits)
+
+
+def run_code(code: str, **environment: str) -> str:
     inherited = {
         key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XDG"))
     }
-    command = [sys.executable, "-c", COMPILE]
+    command = [sys.executable, "-c", code]
     done = subprocess.run(
         command,
         env=inherited | environment,
@@ -35,14 +48,27 @@ def run(**environment: str) -> tuple[str, int]:
         timeout=120,
         check=True,
     )
-    folder, hits = done.stdout.split()
-    return folder, int(hits)
+    return done.stdout
 
 
 def test_the_second_process_compiles_nothing(tmp_path):
     assert run(JAXASR_CACHE=str(tmp_path)) == (str(tmp_path / "xla"), 0)
     assert list((tmp_path / "xla").iterdir())
     assert run(JAXASR_CACHE=str(tmp_path))[1] > 0
+
+
+def test_a_processor_that_reads_nothing_back_is_named(tmp_path):
+    assert run(JAXASR_CACHE=str(tmp_path))[1] == 0
+    first, *described = run_code(REFUSED, JAXASR_CACHE=str(tmp_path)).splitlines()
+    assert first.endswith(" 0")
+    assert described[0].endswith("compiled, 0 read from disk")
+    assert described[1:] == [compile_cache.NEVER_READ]
+
+
+def test_counts_are_described_in_one_line():
+    assert compile_cache.describe(Compiling()) == []
+    counts = Compiling(seconds=1.5, programs=3, looked_up=3, read=2)
+    assert compile_cache.describe(counts) == ["3 programs: 1 compiled, 2 read from disk"]
 
 
 @pytest.mark.parametrize("off", ["off", "0", "OFF"])

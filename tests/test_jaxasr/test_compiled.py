@@ -60,7 +60,7 @@ def test_generate_does_not_retrace_for_new_values(tiny_model, inputs):
     _, tokens, memory = inputs
     options = dict(max_new_tokens=5, eot=100)
     outs = [jaxasr.generate(tiny_model, memory, tokens, edits=EDITS[0], **options)]
-    n_programs = compiled.n_compiled(sampling._generate)
+    n_programs = compiled.n_compiled(sampling.generate_greedily_or_sample)
     outs += [
         jaxasr.generate(tiny_model, memory, tokens, edits=edits, **options) for edits in EDITS[1:]
     ]
@@ -75,7 +75,7 @@ def test_generate_does_not_retrace_for_new_values(tiny_model, inputs):
             **options,
         )
     ]
-    assert compiled.n_compiled(sampling._generate) == n_programs
+    assert compiled.n_compiled(sampling.generate_greedily_or_sample) == n_programs
     assert not np.array_equal(outs[0].logprobs, outs[1].logprobs)
 
 
