@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands import align, demo, info, lens, patch, probe, reproduce, scan, transcribe
+from experiments.commands import (
+    align,
+    demo,
+    info,
+    lens,
+    patch,
+    plan,
+    probe,
+    reproduce,
+    scan,
+    transcribe,
+)
 from experiments.commands.errors import print_error, report_errors
 
 # By name of the command: its function, and the example at the end of its help text.
@@ -88,6 +99,9 @@ for _name, (_command, _example) in COMMANDS.items():
     app.command(_name, epilog=f"Example:  {_example}")(
         report_errors(_command, resumes=_name in RESUMING)
     )
+for _name, (_command, _example) in plan.COMMANDS.items():
+    plan.app.command(_name, epilog=f"Example:  {_example}")(report_errors(_command))
+app.add_typer(plan.app, name="plan")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def enable() -> Path | None:
     # By default JAX saves only programs that take at least 1 s to compile. Many programs of a sweep
     # take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # no least size
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # programs of any size
     return folder
 
 

@@ -21,7 +21,7 @@ from interventions.storage.text_files import to_json
 from interventions.storage.untrusted_files import DTYPE_KINDS
 
 Arrays = dict[str, np.ndarray]  # the arrays of one item by name
-# Names under which a file has the wall time and the CPU time of its item, in seconds.
+# Names of two arrays in a file: the wall time and the CPU time that its item took, in seconds.
 _SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"
 
 
@@ -32,8 +32,8 @@ class ItemCache:
         folder: folder of the files. The name of the folder is part of every key. It must identify
             what all items depend on, such as the model.
         steps: shows progress.
-        seconds: seconds of wall time that all items returned so far took to compute.
-        earlier_cpu_s: seconds of CPU time that the items loaded so far took in earlier runs.
+        seconds: seconds of wall time that all items took, computed ones and loaded ones.
+        earlier_cpu_s: seconds of CPU time that the loaded items took in earlier runs.
 
     Example:
         ```python
@@ -114,7 +114,7 @@ class ItemCache:
 
 
 def short_hash(*values: Any) -> str:
-    """Returns 16 digits of a hash of numbers, texts and containers of them.
+    """Returns 16 hexadecimal digits of a hash of numbers, texts, and containers of both.
 
     The hash is the same in every process.
 

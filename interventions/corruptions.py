@@ -51,7 +51,7 @@ def noise(audio: Samples, snr_db: Real, seed: int = 0) -> Audio:
 
 
 def add(audio: Samples, other: OtherSamples, snr_db: Real, seed: int = 0) -> Audio:
-    """Adds a recording of noise, read from a random sample on.
+    """Adds a recording of noise, which starts at a random sample.
 
     The noise is repeated if it is shorter than `audio`.
 
@@ -247,7 +247,7 @@ def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
     """Parses a source of the command line.
 
     Args:
-        text: `noise` (white, of the same length and RMS), `snr:5` (noise 5 dB below the recording),
+        text: `noise` (white, of the same length and RMS), `snr:5` (adds noise at 5 dB SNR),
             `silence` (a silent recording), `bandstop:300-3000` (Hz), `mask:1.0-2.0` (seconds),
             `zero` (zero activations), or the path of an audio file.
         seed: seed of the noise.
@@ -271,10 +271,10 @@ def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
     if text in without_argument:
         return Source(text, without_argument[text])
     if name == "snr" and argument:
-        (snr_db,) = _parse_numbers(text, argument, 1)
+        (snr_db,) = _parse_numbers(text, argument, n=1)
         return Source(text, lambda audio: noise(audio, snr_db, seed))
     if name in ("bandstop", "mask") and argument:
-        low, high = _parse_numbers(text, argument, 2)
+        low, high = _parse_numbers(text, argument, n=2)
         corrupt = band_stop if name == "bandstop" else time_mask
         return Source(text, lambda audio: corrupt(audio, low, high))
     if Path(text).is_file():

@@ -1,11 +1,13 @@
 """Decides how many bytes a chunk of sweep cells or probe fits may take."""
 
-import jax
+from jaxasr.target_device import target_device
 
-# In bytes. Cells that a CPU computes together should fit into its caches.
+# 64 MiB, so that the cells that a CPU computes together fit into its caches.
 _CPU_BUDGET = 64 << 20
 # Share of an accelerator's memory. The rest holds the weights, the recordings and a reserve.
 _DEVICE_SHARE = 0.4
+# Bytes of an accelerator that does not report its memory: 8 GiB.
+_DEFAULT_MEMORY = 8 << 30
 
 
 def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
@@ -26,8 +28,7 @@ def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
     """
     if given is not None:
         return given
-    device = jax.devices()[0]
+    device = target_device()
     if device.platform == "cpu":
         return cpu
-    stats = device.memory_stats() or {}
-    return int(_DEVICE_SHARE * stats.get("bytes_limit", 8 << 30))
+    return int(_DEVICE_SHARE * (device.memory_bytes or _DEFAULT_MEMORY))

@@ -152,7 +152,7 @@ class Kl:
 
     to: Float[Array, "B V"]
     position: int = pytrees.field(pytree_node=False, default=-1)
-    vocab = None
+    vocab = None  # reads the logits of all tokens
 
     def check(self, n_vocab: int, batch: int) -> None:
         """Raises ValueError for logits of another shape than [B or 1, V]."""

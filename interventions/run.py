@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -139,16 +138,11 @@ class Run:
             >>> run.rows(np.array([0, 0])).batch  # the first example twice
             2
         """
-        memory = self.memory
-        if memory is not None:
-            # Keys and values begin with the layer axis, `xa` with the batch axis.
-            k, v = jax.tree.map(lambda stacked: stacked[:, rows], (memory.k, memory.v))
-            memory = Memory(memory.xa[rows], k, v)
         return dataclasses.replace(
             self,
             tokens=jnp.asarray(self.tokens)[rows],
             mel=_take_rows(self.mel, rows),
-            memory=memory,
+            memory=None if self.memory is None else self.memory.rows(rows),
             positions=_take_rows(self.positions, rows),
             encoded_mel=_take_rows(self.encoded_mel, rows),
         )
@@ -160,4 +154,5 @@ class Run:
 
 
 def _take_rows(values: Any, rows: Rows) -> Array | None:
-    return None if values is None else jnp.asarray(values)[rows]
+    # NumPy selects its rows before JAX copies them to a device.
+    return None if values is None else jnp.asarray(values[rows])

@@ -16,17 +16,17 @@ from jaxasr.token_ids import check_ids
 
 @pytrees.dataclass
 class StackedMetric:
-    """A metric of B rows that has the arrays of every row, so that rows can be selected.
+    """The metrics of B rows, stacked, so that rows can be selected by indexing arrays.
 
     Attributes:
-        rows: the metric of one row. Every array has a leading axis of B rows.
+        rows: one metric whose arrays have a leading axis [B].
     """
 
     rows: Metric
 
     @classmethod
     def of(cls, metric: Metric, rows: Sequence[int] | Int[np.ndarray, "B"]) -> "StackedMetric":
-        """Stacks what `metric` is for each of `rows`."""
+        """Stacks the metrics `metric.row(b)` of `rows`. Without `row`, each is `metric` itself."""
         row_of = getattr(metric, "row", None)
         metrics = [metric if row_of is None else row_of(int(b)) for b in rows]
         return cls(jax.tree.map(_stack_arrays, *metrics))
@@ -48,10 +48,14 @@ class StackedMetric:
         return jax.tree.map(lambda x: x[0] if _is_array(x) else x, self.rows)
 
     def __call__(self, logits: Float[Array, "B n"]) -> Float[Array, "B"]:
-        if len(logits) == 1:  # without `vmap`, a program for one row stays the same
+        if len(logits) == 1:  # one row needs no `vmap`, which would change its program
             return self.first(logits)
         arrays, structure = compiled.split(self.rows)
-        return jax.vmap(lambda x, row: structure.join(row)(x[None])[0])(logits, arrays)
+
+        def score_row(row_logits: Array, row_arrays: Any) -> Array:
+            return structure.join(row_arrays)(row_logits[None])[0]
+
+        return jax.vmap(score_row)(logits, arrays)
 
 
 def _is_array(leaf: Any) -> bool:

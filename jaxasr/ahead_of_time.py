@@ -92,14 +92,47 @@ def record(fn: Callable[..., Any], *arguments: Any) -> list[Program]:
     return [Program(same[0].fn.__name__, same[0], len(same)) for same in calls.values()]
 
 
-def lower(program: Program, device: Any = None) -> jax.stages.Lowered:
-    """Lowers a program for the compiler.
+def trace(program: Program, device: Any = None) -> Any:
+    """Traces a program for other devices than those of this machine.
 
     Args:
         program: a program from `record`.
         device: the device of a program without a mesh, such as one of
             `jax.experimental.topologies`. A program with a mesh runs on the devices of the mesh.
             None: the device that a call in this process would use.
+
+    Returns:
+        The traced program, with its `jaxpr`.
+
+    Example:
+        >>> mel = jax.ShapeDtypeStruct((1, asr.config.n_mels, 3000), jnp.float32)
+        >>> (program,) = record(asr.model.encode, mel)
+        >>> "conv_general_dilated" in str(trace(program).jaxpr)
+        True
+    """
+    call = program.call
+    arrays = call.arrays
+    if call.mesh is not None and call.specs is not None:
+        place = [[NamedSharding(call.mesh, spec) for spec in part] for part in call.specs]
+        arrays = _placed(arrays, place)
+    elif device is not None:
+        arrays = _placed(arrays, [[SingleDeviceSharding(device)] * len(part) for part in arrays])
+    return call.program.trace(arrays, call.structures, call.options)
+
+
+def _placed(arrays: Sequence[list[Any]], place: Sequence[list[Any]]) -> tuple[list[Any], ...]:
+    return tuple(
+        [x.update(sharding=sharding) for x, sharding in zip(part, shardings, strict=True)]
+        for part, shardings in zip(arrays, place, strict=True)
+    )
+
+
+def lower(program: Program, device: Any = None) -> jax.stages.Lowered:
+    """Lowers a program for the compiler.
+
+    Args:
+        program: a program from `record`.
+        device: as in `trace`.
 
     Returns:
         The lowered program. `lower(...).compile()` has its memory and its HLO. If `device` is None,
@@ -111,21 +144,8 @@ def lower(program: Program, device: Any = None) -> jax.stages.Lowered:
         >>> "stablehlo" in lower(program, jax.devices()[0]).as_text()
         True
     """
-    call = program.call
-    if device is None and call.mesh is None:
-        return call.program.lower(call.arrays, call.structures, call.options)
-    if call.mesh is None or call.specs is None:
-        here, place = False, [[SingleDeviceSharding(device)] * len(part) for part in call.arrays]
-    else:
-        here, mesh = device is None, call.mesh
-        device = mesh.devices.flat[0]
-        place = [[NamedSharding(mesh, spec) for spec in part] for part in call.specs]
-    arrays = tuple(
-        [x.update(sharding=sharding) for x, sharding in zip(part, shardings, strict=True)]
-        for part, shardings in zip(call.arrays, place, strict=True)
-    )
-    traced = call.program.trace(arrays, call.structures, call.options)
-    if here:
+    traced = trace(program, device)
+    if device is None:
         return traced.lower()
     return traced.lower(lowering_platforms=(device.platform,))
 

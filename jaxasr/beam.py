@@ -1,7 +1,7 @@
 """Runs beam search in one compiled loop.
 
 Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. For each row,
-the loop keeps only the best ended text and the number of ended texts, because it needs no others.
+the loop keeps only the best ended text and the number of ended texts, which decide the result.
 """
 
 import dataclasses

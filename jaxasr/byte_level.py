@@ -16,7 +16,7 @@ def _byte_of_char() -> dict[str, int]:
 
 
 def decode_token(token: str) -> str:
-    r"""Returns the text of a token. A byte that is only part of a character becomes `\xe3` or so.
+    r"""Returns the text of a token, with incomplete characters as bytes, such as `\xe3`.
 
     Example:
         >>> decode_token("Ġthe")

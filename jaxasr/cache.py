@@ -50,6 +50,18 @@ class Memory:
             return self
         return dataclasses.replace(self, k=jnp.stack(self.k), v=jnp.stack(self.v))
 
+    def rows(self, rows: slice | Int[np.ndarray, "n"]) -> "Memory":
+        """Returns the recordings `rows`, in this order.
+
+        Example:
+            >>> memory.rows(np.array([0, 0])).xa.shape[0]  # the first recording twice
+            2
+        """
+        if isinstance(self.k, tuple):
+            return jax.tree.map(lambda x: x[rows], self)
+        # Keys and values begin with the layer axis, `xa` with the batch axis.
+        return Memory(self.xa[rows], self.k[:, rows], self.v[:, rows])  # pyright: ignore
+
     def __repr__(self) -> str:
         shape, arrays = np.shape(self.xa), jax.tree.leaves(self)
         if len(shape) != 3 or not all(hasattr(array, "nbytes") for array in arrays):

@@ -91,8 +91,19 @@ class Config:
 def _make_config(
     width: int, n_head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80
 ) -> Config:
-    """Returns a config with 1,500 frames and 448 tokens. `layers` are of encoder and decoder."""
-    return Config(n_mels, 1500, width, n_head, layers[0], n_vocab, 448, width, n_head, layers[1])
+    """Returns the config of a released size, with `layers` (encoder, decoder)."""
+    return Config(
+        n_mels=n_mels,
+        n_audio_ctx=1500,
+        n_audio_state=width,
+        n_audio_head=n_head,
+        n_audio_layer=layers[0],
+        n_vocab=n_vocab,
+        n_text_ctx=448,
+        n_text_state=width,
+        n_text_head=n_head,
+        n_text_layer=layers[1],
+    )
 
 
 _N_MULTILINGUAL, _N_ENGLISH, _N_V3 = 51_865, 51_864, 51_866  # tokens in each vocabulary

@@ -25,7 +25,7 @@ def matmul(
 ) -> Float[Array, "... N"]:
     """Computes `jax.lax.dot_general`, with less rounding for long float32 inputs on a CPU.
 
-    On a CPU, a sum over K is then split into chains of 256 terms instead of 512. This halves the
+    For these inputs, a CPU sums over K in chains of 256 terms instead of 512. This halves the
     rounding error.
 
     Args:
@@ -114,7 +114,7 @@ def _conv_in_blocks(
 
 
 def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:
-    """Returns `fn(x)`. A CPU computes it row by row, so that the values of a row stay in its cache.
+    """Returns `fn(x)`. A CPU computes row by row, so that the values of a row stay in the cache.
 
     Args:
         fn: a function of all rows.

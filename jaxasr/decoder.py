@@ -29,7 +29,7 @@ class Decoder(nnx.Module):
         self.token_embedding = embedding(config.n_vocab)
         self.positional_embedding = embedding(config.n_text_ctx)
         self.projection = None if config.tied else embedding(config.n_vocab)
-        self.blocks = stacked_blocks(config, n_layer, width, n_head, True, rngs)
+        self.blocks = stacked_blocks(config, n_layer, width, n_head, cross=True, rngs=rngs)
         self.ln = layer_norm(config, width, rngs)
         self.dtype = config.dtype
 

@@ -38,8 +38,8 @@ class Generation:
         lengths: int32 [B], number of tokens before the end-of-text.
         logprobs: float32 [B, T], natural-log probability of each token and of the end-of-text,
             under the rules and at temperature 1; 0 at padding.
-        no_speech_prob: float32 [B], probability that the audio has no speech; NaN unless
-            `no_speech` was given.
+        no_speech_prob: float32 [B], probability that the audio has no speech; NaN without
+            the argument `no_speech`.
 
     Example:
         ```python
@@ -168,7 +168,7 @@ class Request:
             _check_no_speech(no_speech, n_prompt, config.n_vocab)
         n_new = settings.max_new_tokens
         spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_prompt + n_new)
-        edits, _ = check_taps("decoder", settings.edits, None, spec)
+        edits, _ = check_taps("decoder", settings.edits, readout=None, spec=spec)
         unroll = unrolls_layers(config) if settings.unroll is None else settings.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
         # The type checker needs `Array`. Compiled functions receive NumPy arrays as JAX arrays.
@@ -253,14 +253,14 @@ class DecodingSession:
 
         `past_class` holds the slots of a layer: `Past`, or `MaskedPast` under `vmap`.
         """
-        c = self.model.config
-        d_head = c.n_text_state // c.n_text_head
-        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past_class)
-        return (
-            dataclasses.replace(cache, past=unstack(cache.past))
-            if isinstance(self.blocks, tuple)
-            else cache
+        config = self.model.config
+        d_head = config.n_text_state // config.n_text_head
+        cache = Cache.empty(
+            config.n_text_layer, batch, config.n_text_head, size, d_head, config.dtype, past_class
         )
+        if isinstance(self.blocks, tuple):
+            return dataclasses.replace(cache, past=unstack(cache.past))
+        return cache
 
     def advance(
         self,
@@ -282,8 +282,8 @@ class DecodingSession:
             self.memory,
             self.edits,
             NOTHING,
-            cache.prepared(start, positions),
-            self.blocks,
+            cache=cache.prepared(start, positions),
+            blocks=self.blocks,
         )
         assert updated is not None  # `residual` returns a cache if it receives one
         logits = self._logits(x, tap, tokens.shape[1] - 1)
@@ -293,7 +293,7 @@ class DecodingSession:
         return logits, updated, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
-        """Returns the logits after one column, whose position the edits of the logits receive."""
+        """Returns the logits after one column. Edits of the logits receive its position."""
         columns = slice(column, column + 1)
         tap = dataclasses.replace(tap, positions=tap.positions[:, columns], acts={})
         return self.model.decoder.to_logits(x[:, columns], tap)[:, 0]

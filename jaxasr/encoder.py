@@ -25,7 +25,7 @@ class Encoder(nnx.Module):
         self.conv2 = _make_conv(config, width, width, 2, rngs)
         positions = sinusoids(config.n_audio_ctx, width)
         self.positional_embedding = nnx.Param(jnp.asarray(positions, config.param_dtype))
-        self.blocks = stacked_blocks(config, n_layer, width, n_head, False, rngs)
+        self.blocks = stacked_blocks(config, n_layer, width, n_head, cross=False, rngs=rngs)
         self.ln_post = layer_norm(config, width, rngs)
 
     def __call__(
@@ -70,7 +70,7 @@ class Encoder(nnx.Module):
         """Runs the convolutions and adds the position embeddings."""
         x = jnp.swapaxes(mel, 1, 2)  # nnx convolutions expect [B, F, M]
         # The sites `conv1` and `conv2` are before GELU, as in a hook on the convolutions of
-        # openai/whisper (decision 5).
+        # openai/whisper (docs/decisions/0005).
         x = gelu(tap("conv1", self.conv1(x), _make_frame_positions(mel.shape[0], mel.shape[-1])))
         x = gelu(tap("conv2", self.conv2(x)))
         return tap("embed", x + self.positional_embedding[...].astype(x.dtype))

@@ -3,12 +3,15 @@
 from collections.abc import Hashable
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxasr.beam import beam_search
 from jaxasr.cache import Memory
 from jaxasr.decoding import Generation as Generation, LogitFilter, Request, Settings
 from jaxasr.inputs import Tokens
+from jaxasr.mesh_generation import generate_on_mesh
+from jaxasr.meshes import resolve_mesh
 from jaxasr.model import Whisper
 from jaxasr.sampling import sample
 from jaxasr.taps import Edits, is_traced
@@ -31,11 +34,13 @@ def generate(
     unroll: bool | None = None,
     leader: Int[Array, "B"] | None = None,
     axis_name: Hashable | None = None,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
 ) -> Generation:
     """Generates tokens after `prompt`: greedily, by sampling, or by beam search.
 
-    The function works under `jit` and `vmap`, where a batch of edits shares one memory. Outside of
-    them it compiles one program for each structure of its arguments (see `jaxasr.compiled`).
+    The function works under `jit` and `vmap`, where a batch of edits shares one memory. Elsewhere,
+    the function compiles one program for each structure of its arguments (see `jaxasr.compiled`).
     `Recogniser.generate` also returns texts.
 
     Args:
@@ -63,6 +68,10 @@ def generate(
             patch from a second recording.
         axis_name: name of the axis of the enclosing `vmap`. With a name, generation stops when all
             mapped members have ended. Without a name, every step under `vmap` copies all caches.
+        mesh: devices that divide the rows along "data", from `jaxasr.meshes.make_mesh`. Each device
+            holds its rows only, so an edit cannot have one value per row. None: one device.
+        recordings: rows that each device of `mesh` decodes together. None: an eighth of all rows.
+            Equal numbers give the same bits on any mesh.
 
     Returns:
         Tokens [B, T] with T = max_new_tokens, their log-probabilities, the number of tokens of each
@@ -71,7 +80,8 @@ def generate(
     Raises:
         ValueError: more tokens than the decoder's context, unknown ids, edits that never fire, a
             leader that follows another row, or a beam search with a temperature, a leader or an
-            axis name. Outside of `jit` and `vmap` also logits that are not finite.
+            axis name. A mesh with a leader, an axis name, a beam search or an edit that has one
+            value per row. Outside of `jit` and `vmap` also logits that are not finite.
 
     Example:
         ```python
@@ -83,6 +93,15 @@ def generate(
         ```
     """
     settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
+    if mesh is not None:
+        if leader is not None or axis_name is not None or beam_size is not None:
+            raise ValueError(
+                "mesh: not defined with a leader, an axis name or a beam search. Leave these out, "
+                "or leave out mesh."
+            )
+        return generate_on_mesh(
+            model, memory, prompt, settings, resolve_mesh(mesh), temperature, key, recordings
+        )
     if beam_size is None:
         request = Request.from_arguments(model, memory, prompt, settings)
         return sample(

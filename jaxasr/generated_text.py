@@ -1,10 +1,11 @@
-"""Generates texts from encoded recordings, with the suppressed ids and timestamp rules."""
+"""Generates texts from encoded recordings, by default under the rules of openai/whisper."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from jaxasr import display
@@ -71,6 +72,7 @@ def generate_text(
     max_new_tokens: int = 224,
     edits: Edits | None = None,
     rules: LogitFilter | None = None,
+    mesh: Mesh | None = None,
 ) -> GeneratedText:
     """Generates the text of each row of `memory`; see `Recogniser.generate`."""
     special, n_rows = asr.tokenizer.special, memory.xa.shape[0]
@@ -89,6 +91,7 @@ def generate_text(
         eot=special.eot,
         # Column of <|startoftranscript|>, after which <|nospeech|> is predicted.
         no_speech=(first_prompt.index(special.sot), special.no_speech),
+        mesh=mesh,
     )
     lengths = np.asarray(generation.lengths)
     tokens = np.asarray(generation.tokens)

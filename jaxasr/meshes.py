@@ -9,11 +9,15 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
+from jaxasr.cache import Memory
 from jaxasr.taps import is_traced
 
 DATA, CELLS = "data", "cells"
+# Number of devices for which the work on a mesh is divided at least.
+SHARES = 8
 
 # Placement of parameters: the first pattern that occurs in the name decides. Every device holds all
 # weights. A rule with a model axis would come before the last one.
@@ -60,7 +64,10 @@ def resolve_mesh(mesh: Mesh | None) -> Mesh | None:
         ValueError: the mesh has another axis than "data" and "cells".
     """
     if mesh is None:
-        mesh = jax.sharding.get_mesh()
+        try:
+            mesh = jax.sharding.get_mesh()
+        except ValueError:  # JAX is tracing, and has no mesh of devices then
+            return None
         if mesh.empty:
             return None
     if unknown := sorted(set(mesh.axis_names) - {DATA, CELLS}):
@@ -68,8 +75,11 @@ def resolve_mesh(mesh: Mesh | None) -> Mesh | None:
             f"mesh: expected the axes 'data' and 'cells', got {', '.join(map(repr, unknown))}. "
             "Make one by jaxasr.meshes.make_mesh()."
         )
+    # An axis that the mesh lacks has one device.
+    names = (*mesh.axis_names, *sorted({DATA, CELLS} - set(mesh.axis_names)))
+    devices = np.reshape(mesh.devices, [axis_size(mesh, name) for name in names])
     # `shard_map` handles all axes itself, so JAX must not track explicit ones.
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    return Mesh(devices, names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def axis_size(mesh: Mesh | None, axis: str) -> int:
@@ -77,9 +87,48 @@ def axis_size(mesh: Mesh | None, axis: str) -> int:
     return 1 if mesh is None else mesh.shape.get(axis, 1)
 
 
-def local_spec(mesh: Mesh, axes: tuple[str | None, ...]) -> P:
-    """Returns a PartitionSpec with only those axes that the mesh has."""
-    return P(*(axis if axis in mesh.axis_names else None for axis in axes))
+def equal_chunk_size(n: int, max_size: int) -> int:
+    """Returns the size of equal chunks that hold `n` items, at most `max_size`.
+
+    There are as few chunks as possible, and as little padding.
+    """
+    # -(-a // b) is a / b, rounded up.
+    n_chunks = -(-n // max(1, max_size))
+    return -(-n // n_chunks)
+
+
+def size_per_device(n: int, n_devices: int, max_size: int) -> int:
+    """Returns how many of `n` items each device computes in one call, at most `max_size`.
+
+    On a mesh, the items are divided as for eight devices, so that fewer devices compute the same
+    chunks and give the same bits.
+
+    Args:
+        n: number of items, such as recordings.
+        n_devices: number of devices that divide them; 0 without a mesh.
+        max_size: most items that fit the memory of a device.
+    """
+    shares = max(SHARES, n_devices) if n_devices else 1
+    return equal_chunk_size(n, min(max_size, -(-n // shares)))
+
+
+def axes_of_memory(memory: Memory, unstacked: bool | None = None) -> Memory:
+    """Returns the axis of recordings of every array of a memory.
+
+    Args:
+        memory: stacked or unstacked.
+        unstacked: for which layout; None for that of `memory`.
+    """
+    n_layers = len(memory.k)
+    if isinstance(memory.k, tuple) if unstacked is None else unstacked:
+        layers: Any = (0,) * n_layers
+        return Memory(0, layers, layers)  # pyright: ignore[reportArgumentType]
+    return Memory(0, 1, 1)  # pyright: ignore[reportArgumentType]
+
+
+def specs_of(axes: Any) -> Any:
+    """Returns the `PartitionSpec` that divides every array along its axis of recordings."""
+    return jax.tree.map(lambda axis: P(*[None] * axis, DATA), axes)
 
 
 def parameter_spec(name: str) -> P:

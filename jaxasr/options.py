@@ -95,7 +95,8 @@ class Options:
     def failed(self, decoded: DecodedWindow) -> bool:
         """Returns whether a text fails, so that the next temperature is tried.
 
-        An unlikely text of a window with a high no-speech probability is silence and does not fail.
+        A text that is unlikely does not fail if its window has a high no-speech probability. Such a
+        window counts as silence.
         """
         unlikely = (
             self.logprob_threshold is not None and decoded.avg_logprob < self.logprob_threshold

@@ -176,7 +176,7 @@ class _Reader:
                 "A static value must be hashable, or a pytree whose leaves are arrays; "
                 f"got {kind.__name__}."
             )
-        # An object whose class defines `==` is compared by it, any other object by identity.
+        # An object is compared by `==` if its class defines it, and by identity otherwise.
         defines_equality = kind.__hash__ is not None and kind.__eq__ is not object.__eq__
         if defines_equality:
             return (

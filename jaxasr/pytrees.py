@@ -20,6 +20,9 @@ def dataclass(cls: _Class | None = None, **options: Any) -> _Class | Callable[[_
     type. This happens for one pair of types in 128. The structures of types made here always
     differ. The functions of `jaxasr` and `interventions` handle types of Flax correctly, too.
 
+    `__post_init__` may check the fields, because only a call of the class runs it. JAX puts tracers
+    and placeholders into the fields without a check. Results of `__post_init__` belong in fields.
+
     Args:
         cls: class with annotated fields. Fields made by `field(pytree_node=False)` are static, all
             others are children.
@@ -58,14 +61,14 @@ def _register(cls: Any, **options: Any) -> Any:
         )
 
     def flatten_with_keys(value: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
-        parts, rest = flatten(value)
-        return tuple(zip(keys, parts, strict=True)), rest
+        child_values, static_values = flatten(value)
+        return tuple(zip(keys, child_values, strict=True)), static_values
 
-    def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
+    def unflatten(static_values: tuple[Any, ...], child_values: Any) -> Any:
         # Skips the constructor and its checks, because JAX also puts other objects than arrays
         # into pytrees.
         value = object.__new__(cls)
-        for name, part in zip((*static, *children), (*rest, *parts), strict=True):
+        for name, part in zip((*static, *children), (*static_values, *child_values), strict=True):
             object.__setattr__(value, name, part)
         return value
 

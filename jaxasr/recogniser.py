@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jaxasr import display
@@ -54,16 +55,16 @@ class Recogniser:
         return f"Recogniser({self.checkpoint.name}: {self.model.summary})"
 
     def _repr_html_(self) -> str:
-        c = self.config
+        config = self.config
         rows = [
             ("checkpoint", self.checkpoint.name),
             ("source", self.checkpoint.source),
-            ("encoder", f"{c.n_audio_layer} layers, {c.n_audio_head} heads"),
-            ("decoder", f"{c.n_text_layer} layers, {c.n_text_head} heads"),
-            ("width", c.n_audio_state),
-            ("vocabulary", f"{c.n_vocab:,} tokens"),
-            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {c.param_dtype}"),
-            ("activations", c.dtype),
+            ("encoder", f"{config.n_audio_layer} layers, {config.n_audio_head} heads"),
+            ("decoder", f"{config.n_text_layer} layers, {config.n_text_head} heads"),
+            ("width", config.n_audio_state),
+            ("vocabulary", f"{config.n_vocab:,} tokens"),
+            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {config.param_dtype}"),
+            ("activations", config.dtype),
         ]
         return display.table((), rows)
 
@@ -140,8 +141,9 @@ class Recogniser:
         max_new_tokens: int = 224,
         edits: Edits | None = None,
         rules: LogitFilter | None = None,
+        mesh: Mesh | None = None,
     ) -> GeneratedText:
-        """Generates the text of each row of `memory`, greedily and under the checkpoint's rules.
+        """Generates the text of each row of `memory` greedily.
 
         Args:
             memory: encoded audio of B recordings, from `asr.model.encode(mel)`.
@@ -151,6 +153,7 @@ class Recogniser:
             edits: `{site: edit}` for decoder sites.
             rules: constraints on the logits. None: the rules of openai/whisper, with those for
                 timestamps unless the prompt contains <|notimestamps|>.
+            mesh: devices that divide the rows, as in `jaxasr.generate`.
 
         Returns:
             Ids, text, mean log-probability and no-speech probability of each row.
@@ -165,7 +168,7 @@ class Recogniser:
             ```
         """
         return generate_text(
-            self, memory, prompt, max_new_tokens=max_new_tokens, edits=edits, rules=rules
+            self, memory, prompt, max_new_tokens=max_new_tokens, edits=edits, rules=rules, mesh=mesh
         )
 
     def align(
@@ -179,7 +182,8 @@ class Recogniser:
             language: language of the text, a code or an English name. None: detect the language
                 (multilingual checkpoints).
             heads: `(layer, head)` pairs of cross-attention heads. None: the heads of the
-                checkpoint. If it names none, `choose_heads` chooses them for this recording.
+                checkpoint, or heads that `choose_heads` chooses for this recording if the
+                checkpoint names none.
 
         Returns:
             Words in order, with `start` and `end` in seconds and with the mean probability of
@@ -267,9 +271,9 @@ def load(
     """Loads a recogniser.
 
     Args:
-        name: a path, a size or a name, tried in this order. A path of a Hugging Face folder, a
-            CTranslate2 folder or an OpenAI `.pt` file. A size that an installed package contains,
-            such as `"tiny.en"`. A name in the cache of Hugging Face or on its hub, such as
+        name: one of the following, tried in this order: the path of a Hugging Face folder, a
+            CTranslate2 folder or an OpenAI `.pt` file; a size such as `"tiny.en"` in an installed
+            package; a name in the cache or on the hub of Hugging Face, such as
             `"openai/whisper-small"`.
         dtype: dtype of activations: "float32", "bfloat16" or "float16".
         param_dtype: dtype of weights; None: `dtype`.

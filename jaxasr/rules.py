@@ -112,8 +112,8 @@ class Rules:
         return (ids >= self.timestamp_begin) & (ids < self.timestamp_begin + N_TIMESTAMPS)
 
     def _forbidden_first_tokens(self) -> Bool[Array, "V"]:
-        """Returns True for every token but the timestamps that may come first."""
-        step = self._all_ids() - self.timestamp_begin
+        """Returns False for timestamps that may come first, and True for all other tokens."""
+        step = self._all_ids() - self.timestamp_begin  # of 20 ms; negative for other tokens
         return (step < 0) | (step > self.max_initial)
 
     def _ungrammatical(
@@ -206,8 +206,15 @@ def rules_for(
 def _expand_suppressed(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
     """Returns `suppress` with the control tokens, and with symbols in place of -1."""
     ids = set(suppress)
-    s = tokenizer.special
-    control = {s.transcribe, s.translate, s.sot, s.startofprev, s.startoflm, s.no_speech}
+    special = tokenizer.special
+    control = {
+        special.transcribe,
+        special.translate,
+        special.sot,
+        special.startofprev,
+        special.startoflm,
+        special.no_speech,
+    }
     return (ids - {-1}) | control | (set(tokenizer.non_speech) if -1 in ids else set())
 
 

@@ -42,9 +42,11 @@ def split_segments(
     begin = tokenizer.special.timestamp_begin
     tokens = decoded.tokens
     is_time = [tokenizer.is_time(id_) for id_ in tokens]
+    # Index of the second timestamp of each pair.
     cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
     if not cuts:
-        # One segment. It ends at the last timestamp, or with the window if that is 0 or missing.
+        # One segment. It ends at the last timestamp, or with the window if the last timestamp is 0
+        # or missing.
         times = [id_ - begin for id_, is_stamp in zip(tokens, is_time) if is_stamp]
         end = (times[-1] if times else 0) or n_frames / _MEL_FRAMES_PER_TIMESTAMP
         return _to_segments(decoded, tokenizer, tokens, seek, 0, end), n_frames
@@ -69,7 +71,7 @@ def _to_segments(
     start: int,
     end: int | float,
 ) -> list[Segment]:
-    """Returns a list of one segment, or of none if the segment has no text or no duration.
+    """Returns a list of one segment, or an empty list if the segment lacks text or duration.
 
     `start` and `end` are timestamp steps after the start of the window.
     """

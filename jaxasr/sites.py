@@ -158,16 +158,15 @@ def spec(
         (1, 5, 6, 64)
     """
     check_known([site])
-    c = config
     if stack_of(site) == "encoder":
-        width, n_heads, n_layer = c.n_audio_state, c.n_audio_head, c.n_audio_layer
+        width, n_heads, n_layer = config.n_audio_state, config.n_audio_head, config.n_audio_layer
         # The first convolution has stride 1, the second one 2.
-        n_steps = 2 * c.n_audio_ctx if site == "encoder.conv1" else c.n_audio_ctx
-        n_keys = c.n_audio_ctx
+        n_steps = 2 * config.n_audio_ctx if site == "encoder.conv1" else config.n_audio_ctx
+        n_keys = config.n_audio_ctx
     else:
-        width, n_heads, n_layer = c.n_text_state, c.n_text_head, c.n_text_layer
+        width, n_heads, n_layer = config.n_text_state, config.n_text_head, config.n_text_layer
         n_steps = n_tokens
-        n_keys = c.n_audio_ctx if ".cross_attn." in site else (n_keys or n_tokens)
+        n_keys = config.n_audio_ctx if ".cross_attn." in site else (n_keys or n_tokens)
     sizes = {
         "B": batch,
         "T": n_steps,
@@ -176,7 +175,7 @@ def spec(
         "Dh": width // n_heads,
         "D": width,
         "E": 4 * width,
-        "V": c.n_vocab,
+        "V": config.n_vocab,
     }
     axes = SITES[site]
     shape = tuple(sizes[axis] for axis in axes)

@@ -22,8 +22,8 @@ _SPELLINGS = {
 # Symbols that openai/whisper suppresses by default (`Tokenizer.non_speech_tokens`).
 _LONG_SYMBOLS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
 SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *_LONG_SYMBOLS.split())
-# A note is spelled with several tokens. It can be suppressed by its first token, because no letter
-# starts with this token.
+# A note is spelled with several tokens. Suppressing the first token of a note suppresses no letter,
+# because the spelling of no letter starts with it.
 NOTES = "♩♪♫♬♭♮♯"
 
 

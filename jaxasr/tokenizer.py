@@ -98,8 +98,8 @@ class Tokenizer:
     def is_text(self, id_: int) -> bool:
         """Returns whether a token is text, and neither a control token nor a timestamp.
 
-        Text tokens that fine-tuning added after the timestamps count as text. Tokens that the
-        tokenizer marks as special, and ids that it does not know, do not.
+        Text tokens that fine-tuning added after the timestamps count as text. Special tokens are
+        not text, and neither are ids that the tokenizer does not know.
         """
         return id_ < self.special.eot or id_ in self._text_after_timestamps
 
@@ -153,10 +153,10 @@ class Tokenizer:
 
     def _checked_ids(self, ids: Iterable[SupportsIndex]) -> list[int]:
         ids = [int(i) for i in ids]
-        bad = [i for i in ids if not 0 <= i < self.n_vocab]
-        if bad:
+        unknown = [i for i in ids if not 0 <= i < self.n_vocab]
+        if unknown:
             raise ValueError(
-                f"ids: expected token ids from 0 to {self.n_vocab - 1}, got {bad[:5]}."
+                f"ids: expected token ids from 0 to {self.n_vocab - 1}, got {unknown[:5]}."
             )
         return ids
 
@@ -271,7 +271,7 @@ class Tokenizer:
             for symbol in [*SYMBOLS, *NOTES]
             for space in ("", " ")
         ]
-        # A symbol of several tokens cannot be suppressed without suppressing parts of other text.
+        # Suppressing the tokens of a symbol with several tokens would also suppress other text.
         ids = {tokens[0] for symbol, tokens in spellings if len(tokens) == 1 or symbol in NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
 

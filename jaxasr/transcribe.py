@@ -196,9 +196,9 @@ def _decode_in_sequence(decoder: WindowDecoder, windows: AudioWindows) -> Iterat
     seek, number = 0, 0  # first mel frame and number of the window
     history = tokenizer.encode_previous(options.initial_prompt)
     while seek < windows.n_frames:
-        n_frames = windows.true_frames(seek)
+        n_frames = windows.n_unpadded_frames(seek)
         memory = decoder.encode([windows.features(seek)])
-        [decoded] = decoder.decode(memory, [history], number)
+        [decoded] = decoder.decode(memory, [history], first_window=number)
         segments, step, silence = [], n_frames, None
         if not options.is_silence(decoded):
             segments, step = split_segments(decoded, tokenizer, seek, n_frames)
@@ -225,9 +225,10 @@ def _decode_in_batches(decoder: WindowDecoder, windows: AudioWindows) -> Iterato
         # are compiled.
         n_rows = _round_up_to_power_of_two(len(batch), options.batch_size)
         rows = batch + batch[-1:] * (n_rows - len(batch))
-        n_frames = [windows.true_frames(seek) for seek in rows]
+        n_frames = [windows.n_unpadded_frames(seek) for seek in rows]
         memory = decoder.encode([windows.features(seek) for seek in rows])
-        decoded = decoder.decode(memory, [prompt if seek == 0 else [] for seek in rows], first)
+        prompts = [prompt if seek == 0 else [] for seek in rows]
+        decoded = decoder.decode(memory, prompts, first_window=first)
         segments = [
             [] if options.is_silence(row) else split_segments(row, tokenizer, seek, n)[0]
             for row, seek, n in zip(decoded, rows, n_frames)
@@ -263,10 +264,11 @@ def _round_up_to_power_of_two(n: int, limit: int) -> int:
 
 
 def _with_words(segments: list[Segment], words: list[Word], tokenizer: Tokenizer) -> list[Segment]:
-    """Gives each segment the next words, as many as have the number of its text tokens.
+    """Divides the words of a window among its segments.
 
-    The times of `words` count from the start of the window, those of the result from the start of
-    the recording.
+    Each segment takes the next words until their tokens are as many as its text tokens. The times
+    of `words` count from the start of the window, and those of the result from the start of the
+    recording.
     """
     remaining, timed = list(words), []
     for segment in segments:

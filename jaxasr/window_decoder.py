@@ -23,7 +23,7 @@ from jaxasr.text import compression_ratio
 from jaxasr.tokenizer import MAX_PREVIOUS, Tokenizer
 from jaxasr.transcript import Word
 
-_MAX_TEMPERATURES = 64  # number of random keys of each window, one per temperature
+_MAX_TEMPERATURES = 64  # random keys that are reserved for each window, one per temperature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +57,15 @@ class WindowDecoder:
         return self.model.encode(mel, edits=self.encoder_edits, unstacked=unstacked)[0]
 
     def decode(
-        self, memory: Memory, previous: Sequence[Sequence[int]], window: int
+        self, memory: Memory, previous: Sequence[Sequence[int]], *, first_window: int
     ) -> list[DecodedWindow]:
         """Decodes each window at the first temperature that passes the thresholds.
 
         Args:
             memory: encoded audio of B windows.
             previous: token ids of the text before each window.
-            window: number of the first window in the recording, which selects the random keys.
+            first_window: number of the first of these windows in the recording. The random keys
+                depend on it.
 
         Returns:
             One result per window. If every temperature fails, it is the result of the last one.
@@ -72,7 +73,7 @@ class WindowDecoder:
         results: list[DecodedWindow] = []
         for i, temperature in enumerate(self.options.temperatures):
             seed = jax.random.key(self.options.seed)
-            key = jax.random.fold_in(seed, window * _MAX_TEMPERATURES + i)
+            key = jax.random.fold_in(seed, first_window * _MAX_TEMPERATURES + i)
             # Decodes all rows again, so that every temperature runs the same program.
             retries = self._decode_once(memory, previous, temperature, key)
             results = [
@@ -134,7 +135,7 @@ class WindowDecoder:
         ]
 
     def align_words(
-        self, memory: Memory, texts: Sequence[Sequence[int]], true_frames: Sequence[int]
+        self, memory: Memory, texts: Sequence[Sequence[int]], n_mel_frames: Sequence[int]
     ) -> list[list[Word]]:
         """Returns the words of each window with their times, if `word_timestamps` is set."""
         if not self.options.word_timestamps:
@@ -145,7 +146,7 @@ class WindowDecoder:
             memory,
             texts,
             # Two mel frames of 10 ms are one encoder frame of 20 ms.
-            [max(1, n // 2) for n in true_frames],
+            [max(1, n // 2) for n in n_mel_frames],
             heads=self.heads,
             language=self.language,
             task=self.options.task,

@@ -39,8 +39,9 @@ compile_cache.enable()
 
 QUICK = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 
-# Comparisons with torch run by `pytest tests/live`, after `pip install torch`.
-collect_ignore = ["live"]
+# `pytest tests/live` compares with torch, after `pip install torch`. `pytest tests/tpu` compiles
+# programs for a TPU, after `pip install 'jaxasr[tpu]'`.
+collect_ignore = ["live", "tpu"]
 
 # All sizes differ, so that a transposed axis fails. Heads have width 5 and 3.
 TINY = jaxasr.Config(

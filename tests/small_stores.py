@@ -3,9 +3,9 @@
 from pathlib import Path
 
 SITE = "encoder.resid_post"
-LENGTHS = [0.5, 1.01, 0.3, 2.0, 0.7]  # seconds of each recording
+LENGTHS_S = [0.5, 1.01, 0.3, 2.0, 0.7]  # seconds of each recording
 # Options of a store with every kind of variable.
-EVERY = {
+STORE_OPTIONS = {
     "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
     "pool": ("speech", "all", "last", 3, "frames"),
     "batch": 2,

@@ -29,6 +29,7 @@ FOLDERS = {
         "effects",
         "generation",
         "probes",
+        "planning",
     ),
     "experiments": ("data", "store", "pages", "analyses", "studies", "commands", "label_probes"),
 }

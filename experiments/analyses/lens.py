@@ -190,16 +190,16 @@ def transcribe_window(
         )
     run, next_tokens = make_run(memory, prompt, generated.ids[0], asr)
     return Transcription(
-        audio,
-        mel,
-        language,
-        prompt,
-        rules,
-        max_new_tokens,
-        generated,
-        tuple(words),
-        run,
-        next_tokens,
+        audio=audio,
+        mel=mel,
+        language=language,
+        prompt=prompt,
+        rules=rules,
+        max_new_tokens=max_new_tokens,
+        generated=generated,
+        words=tuple(words),
+        run=run,
+        next_tokens=next_tokens,
     )
 
 
@@ -235,12 +235,12 @@ def make_lens_page(
         )
     settings = {"prompt": transcription.prompt, "top_k": top_k, "language": transcription.language}
     return LensPage(
-        model,
-        source,
-        transcription.text,
-        transcription.language,
-        transcription.audio,
-        # Without the frames of padding.
+        model=model,
+        source=source,
+        text=transcription.text,
+        language=transcription.language,
+        audio=transcription.audio,
+        # Without the frames of padding. -(-n // HOP) rounds n / HOP up.
         mel=np.asarray(transcription.mel)[:, : -(-len(transcription.audio) // HOP)],
         logit=table,
         encoder=encoder_rows(encoder_lens, transcription.text),

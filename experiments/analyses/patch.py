@@ -32,7 +32,7 @@ def check_grid(question: PatchQuestion) -> None:
         ValueError: a dimension does not fit. The message names `--over`.
     """
     # The dimensions of a site are the same in all models, so the smallest model serves here.
-    spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)
+    spec = sites.spec(SIZES["tiny.en"], question.site, batch=1, n_tokens=1)
     options = {"window_s": question.window_s, "n_frames": 1, "selected": {}}
     try:
         Grid.of(spec, question.dims, alphas=question.alphas or (1.0,), **options)
@@ -132,10 +132,15 @@ def _choose_token(
 ) -> _ScoredToken:
     """Encodes the recordings, and chooses the scored token (the answer) and its foil.
 
-    With --text, the answer is the first token after that text. Otherwise the answer is a token of
-    the text that the model generates. It is the first token of --answer, or else the token whose
-    probability the source changes most. Without --foil, the foil is the likeliest token other than
-    the answer, under the source if the source is a recording, and under the target otherwise.
+    The answer is the first token of --answer, scored after --text or where it occurs in the text
+    that the model generates. Without --answer, the answer is one of these tokens:
+
+    * with --text: the likeliest token after that text;
+    * else, if the source is a recording: the generated token whose probability it changes most;
+    * else: the last generated token.
+
+    Without --foil, the foil is the likeliest token other than the answer. It is the likeliest under
+    the source if the source is a recording, else under the target.
     """
     prompt = asr.tokenizer.prompt(question.language)
     empty = jnp.zeros((len(audio), 1), jnp.int32)
@@ -163,6 +168,7 @@ def _choose_token(
         index = _find_scored_token(asr, ids, answers, changes[np.arange(len(ids)), ids], question)
         answer = ids[index]
     n_tokens = len(prompt) + index
+    # The log-probabilities in row n_tokens - 1 are those of the scored token and its rivals.
     foil = _choose_foil(asr, source_logprobs[n_tokens - 1], answer, question)
     # The scored token is predicted after the last token of a run, so cut the runs before it.
     target = dataclasses.replace(target, tokens=tokens[:, :n_tokens])
@@ -195,7 +201,8 @@ def _find_scored_token(
     Args:
         asr: the recogniser.
         ids: tokens of the text.
-        answers: tokens of --answer. Empty: the token that changes most is chosen.
+        answers: tokens of --answer. Empty: the token that changes most is chosen, or the last token
+            if no token changes.
         changes: size of the change of each token's log-probability under the source, in nats.
         question: the experiment.
     """

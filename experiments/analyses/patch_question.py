@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DIMENSIONS = ("layer", "head", "position", "time", "alpha")
 TOKEN_METRICS = ("logit_diff", "logprob", "kl", "rank")
+# Metrics of generated texts. "resolved" is 1 if the patch stops a loop, else 0.
 TEXT_METRICS = (
     "wer",
     "cer",
@@ -49,9 +50,10 @@ class PatchQuestion:
         sequence: True to generate whole texts, False to score one token.
         text: words before the scored token, or with `sequence` the reference text. "": the text
             that the model generates.
-        answer: the scored word. "": the word whose probability the source changes most.
-        foil: the word that logit_diff compares with the answer. "": the word that the model
-            predicts under the source.
+        answer: the scored word. "": with `text`, the likeliest word after it. Without `text`, the
+            word whose probability a source recording changes most; for other sources, the last one.
+        foil: the word that logit_diff compares with the answer. "": the likeliest other word,
+            under the source if it is a recording, else under the target.
         alphas: strengths of the patch. 0 is the target's activation, and 1 the source's. (): the
             patch replaces the activation.
         window_s: seconds per window of the dimension "time".
@@ -60,7 +62,7 @@ class PatchQuestion:
         new_tokens: most tokens per text.
 
     Raises:
-        ValueError: an option is not valid for any model.
+        ValueError: an option has a value that no model supports.
 
     Example:
         >>> PatchQuestion("decoder.mlp_out", ("layer",), source="zero", metric="logprob").dims

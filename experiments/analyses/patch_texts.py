@@ -202,8 +202,8 @@ def _make_patching(
         readout = jaxasr.select(question.site)
         value = asr.model.encode(source_mel, readout=readout)[1][question.site]
         return _Patching(_make_edit(value, question), targets.mel)
-    # Row n + b of the batch is the source of target b. Both rows read the activation of row n + b,
-    # which does not change the source. Both decode the tokens of row b, so that they are always at
+    # Row n + b of the batch is the source of target b. Rows b and n + b read the activation of row
+    # n + b, so row n + b is unchanged. They decode the tokens of row b, so that they are always at
     # the same position.
     source_rows = np.tile(np.arange(n, 2 * n), 2)
     leader = np.tile(np.arange(n), 2)
@@ -227,7 +227,9 @@ def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion
     site = question.site
     if sites.stack_of(site) == "encoder":
         acts = asr.model.encode(targets.mel, readout=jaxasr.select(site))[1]
-        n_steps = sites.spec(asr.config, site, 1, 1).size("T" if "T" in sites.SITES[site] else "S")
+        spec = sites.spec(asr.config, site, batch=1, n_tokens=1)
+        # The time axis is T, or S at the sites of keys and values.
+        n_steps = spec.size("T" if "T" in sites.SITES[site] else "S")
         per_frame = n_steps // asr.config.n_audio_ctx  # 2 at the first convolution
         is_speech = np.arange(n_steps) < per_frame * targets.n_frames[:, None]
         return mean_ablation(acts[site], site, jnp.asarray(is_speech)).value

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Columns of the table, for those controls that were fitted.
+# Columns of the table, for those controls that were fitted. "by_row" is the accuracy of the probe
+# with folds by row instead of by group.
 _CONTROLS = ("shuffled", "majority", "by_row", "control_task", "selectivity")
 _LINES = {  # by column of a control: colour and style of its line in the figure
     "majority": (GREY, ":"),
@@ -53,8 +54,8 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     """Checks, before activations are computed, that probes can be fitted on the corpus.
 
     Raises:
-        ValueError: a column is missing, no recording exists, labels are not numbers as the target
-            requires, all rows have one class, or the groups cannot be split into folds.
+        ValueError: a column is missing, no recording exists, a label is not a number although the
+            target is "value", all rows have one class, or the groups cannot be split into folds.
 
     Example:
         ```python

@@ -38,6 +38,7 @@ def open_corpora(
         stored, probed = open_corpora("manifest.jsonl", {"noise": ["snr:10"]}, ["snr:10"])
         ```
     """
+    # Without added noise, `noise` is a column of the manifest like any other.
     noise_condition = {
         column: conditions[column] for column in ("noise",) if noise and column in conditions
     }
@@ -81,7 +82,8 @@ def open_activations(
     Args:
         asr: the recogniser.
         corpus: recordings whose activations are stored.
-        question: the experiment. Its site and pool are stored.
+        question: the experiment. Its site and pool are stored, and so are the embedding site and
+            the pools "speech" and "all".
         path: folder of the store.
         text: text that the decoder reads, "greedy" or "transcript".
         batch: recordings per pass. An existing store keeps the number of its first run.
@@ -106,5 +108,7 @@ def open_activations(
     per_second = speed["utterances"] / max(speed["seconds"], 1e-3)
     steps.note(f"{speed['utterances']} recordings, {per_second:.2f} per second")
     if (first_batch := activations.attrs["settings"]["batch"]) != batch:
-        steps.note(f"--batch {first_batch}, as in the first run, because it changes the rounding")
+        steps.note(
+            f"--batch {first_batch}, as in the first run, because {batch} would round differently"
+        )
     return activations

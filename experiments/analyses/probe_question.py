@@ -27,10 +27,10 @@ class ProbeQuestion:
         folds: number of folds of the cross-validation.
         seeds: seeds of the random splits into folds.
         min_count: classes with fewer rows are left out.
-        max_rows: most frames. If there are more, a random sample of this size is used.
+        max_rows: largest number of frames. If there are more, a random sample of this size is used.
 
     Raises:
-        ValueError: an option is not valid for any model.
+        ValueError: an option has a value that no model supports.
 
     Example:
         >>> ProbeQuestion("gender", site="decoder.mlp_out").embedding_site

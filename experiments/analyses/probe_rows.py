@@ -25,8 +25,8 @@ class ProbeRows:
         X: activations of every layer.
         y: labels.
         groups: group of each row, or None. All rows of a group are in one fold.
-        types: type of each row for the control task, or None.
-        baselines: other features of the same rows, by name. Probes of them are a comparison.
+        types: type of each row, or None. In the control task, each type has a random label.
+        baselines: other features of the same rows, by name, to compare with the activations.
         left_out: number of rows that were left out, by reason.
     """
 
@@ -50,7 +50,7 @@ def read_rows(
         asr: the recogniser. Only needed if rows are frames, to compute their mel features.
 
     Raises:
-        ValueError: no row has the label, or labels are not numbers as the target requires.
+        ValueError: no row has the label, or a label is not a number although the target is "value".
 
     Example:
         ```python

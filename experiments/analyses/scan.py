@@ -81,11 +81,11 @@ class HeadEffects:
 
     Attributes:
         change: change for the whole text by layer and head, in nats.
-        tokens: change for each token, in nats.
+        token_changes: change for each token, in nats.
     """
 
     change: Float[np.ndarray, "L H"]
-    tokens: Float[np.ndarray, "L H T"]
+    token_changes: Float[np.ndarray, "L H T"]
 
     def order(self) -> list[tuple[int, int]]:
         """Returns (layer, head) of every head. The head with the largest decrease is first.
@@ -158,7 +158,7 @@ def _list_heads(page: LensPage, heads: HeadEffects, n: int = LISTED_HEADS) -> li
     """Lists the heads with the largest decreases, each with the three words that decrease most."""
     rows = []
     for layer, head in heads.order()[:n]:
-        word_change = _sum_by_word(page.words, heads.tokens[layer, head])
+        word_change = _sum_by_word(page.words, heads.token_changes[layer, head])
         worst = [i for i in np.argsort(word_change, kind="stable")[:3] if word_change[i] < 0]
         words = [
             {
@@ -179,10 +179,10 @@ def _list_heads(page: LensPage, heads: HeadEffects, n: int = LISTED_HEADS) -> li
     return rows
 
 
-def _sum_by_word(words: Sequence[Word], tokens: Float[np.ndarray, "T"]) -> Float[np.ndarray, "W"]:
+def _sum_by_word(words: Sequence[Word], changes: Float[np.ndarray, "T"]) -> Float[np.ndarray, "W"]:
     # `split` at the end of every word also returns the rest after the last word.
     ends = np.cumsum([len(word.tokens) for word in words], dtype=int)
-    return np.array([part.sum() for part in np.split(tokens, ends)[: len(words)]])
+    return np.array([part.sum() for part in np.split(changes, ends)[: len(words)]])
 
 
 def summary(page: LensPage, heads: HeadEffects) -> dict[str, Any]:

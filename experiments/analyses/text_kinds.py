@@ -20,7 +20,7 @@ def text_category(text: str, reference: str, ids: Sequence[int] = (), language: 
     Args:
         text: text generated from an encoder layer.
         reference: text generated from the last encoder layer.
-        ids: token ids of `text`, in which loops are searched. (): they are searched in its words.
+        ids: token ids of `text`, in which loops are searched. (): searched in the words of `text`.
         language: language code, for the error rate.
 
     Returns:
@@ -30,14 +30,14 @@ def text_category(text: str, reference: str, ids: Sequence[int] = (), language: 
         >>> text_category("The cat sat.", reference="the cat sat")
         'correct'
     """
-    words = _normalise(text, language)
+    normalised = _normalise(text, language)
     if not text.strip():
         return "empty"
-    if not words:
+    if not normalised:
         return "punctuation"
-    if words == _normalise(reference, language):
+    if normalised == _normalise(reference, language):
         return "correct"
-    if is_loop(ids or _number_words(words.split())):
+    if is_loop(ids or _number_words(normalised.split())):
         return "loop"
     return "partial" if error_rate(text, reference, language) < PARTIAL_WER else "ungrounded"
 

@@ -181,7 +181,8 @@ def align_text(
         `duration` in seconds, and `heads`, the pairs (layer, head) that the times come from.
 
     Raises:
-        ValueError: the model does not have the heads, or `Recogniser.align` raises it.
+        ValueError: the model does not have the heads, or text and recording cannot be aligned (see
+            `Recogniser.align`).
     """
     from jaxasr.alignment.choose_heads import choose_heads
     from jaxasr.alignment.forced import align_windows, place_text

@@ -180,7 +180,7 @@ def _print_description(description: dict[str, Any]) -> None:
             row["site"],
             " ".join(row["axes"]),
             " × ".join(map(str, row["shape"])),
-            _format_bytes(row["bytes"]),
+            format_bytes(row["bytes"]),
         )
     terminal.print()
     terminal.print(table)
@@ -188,10 +188,10 @@ def _print_description(description: dict[str, Any]) -> None:
 
 def _format_facts(description: dict[str, Any]) -> dict[str, str]:
     config, weights = description["config"], description["weights"] or {}
-    parameter_size = f"{_format_bytes(description['parameter_bytes'])} as {config['param_dtype']}"
+    parameter_size = f"{format_bytes(description['parameter_bytes'])} as {config['param_dtype']}"
     weights_file = "not on this machine"
     if weights:
-        size = _format_bytes(weights["bytes"])
+        size = format_bytes(weights["bytes"])
         weights_file = f"{weights['path']} ({weights['format']}, {size})"
     return {
         "encoder": f"{_format_stack(config, 'audio')} frames, {config['n_mels']} mels",
@@ -219,7 +219,13 @@ def _format_stack(config: dict[str, Any], stack: str) -> str:
     return f"{layers} layers × {heads} heads, width {width}, context {context}"
 
 
-def _format_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
+    """Formats a number of bytes with three digits.
+
+    Example:
+        >>> format_bytes(3_090_000_000)
+        '3.09 GB'
+    """
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

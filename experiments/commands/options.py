@@ -28,7 +28,8 @@ MODEL_HELP = (
 DEFAULT_MODEL = "tiny.en"
 
 RecordingArgument = Annotated[
-    Path, typer.Argument(help="A recording in any audio format. Uses 30 s of it, from --start on.")
+    Path,
+    typer.Argument(help="A recording in any audio format. Uses at most 30 s, from --start on."),
 ]
 StartOption = Annotated[
     float, typer.Option("--start", min=0, help="Seconds into the recording where the 30 s begin.")

@@ -14,7 +14,6 @@ from experiments.commands.options import (
     Dtype,
     DtypeOption,
     JsonOption,
-    LanguageOption,
     ModelOption,
     OverwriteOption,
 )
@@ -47,10 +46,17 @@ _TEXT_HELP = (
     "Words before the scored token. With --sequence: the correct text, for wer and cer. Default: "
     "the text that the model generates."
 )
-_ANSWER_HELP = "The scored word. Default: the word whose probability the source changes most."
-_FOIL_HELP = (
-    "The word that logit_diff subtracts. Default: the word that the model predicts for the source."
+_ANSWER_HELP = (
+    "The scored word. Default with --text: the likeliest word after that text. Default without "
+    "--text: the generated word whose probability the source changes most, or the last word if the "
+    "source is not a recording."
 )
+_FOIL_HELP = (
+    "The word that logit_diff subtracts. Default: the likeliest other word, for the source if that "
+    "is a recording, else for TARGET."
+)
+# Other commands detect the language, but this command does not.
+_LANGUAGE_HELP = "Language of the speech, such as en or German. Default: English."
 _ALPHA_HELP = "Strengths α, such as 0,0.5,1: (1-α) · target + α · source."
 
 
@@ -90,7 +96,7 @@ def patch(
     ] = 224,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     model: ModelOption = DEFAULT_MODEL,
-    language: LanguageOption = None,
+    language: Annotated[str | None, typer.Option("--language", "-l", help=_LANGUAGE_HELP)] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,

@@ -49,8 +49,8 @@ _NOISE_HELP = (
     "repeated."
 )
 _TYPES_HELP = (
-    "Column for the control task of Hewitt & Liang, which gives each value of the column a random "
-    "label."
+    "Column for the control task of Hewitt & Liang. In this task, each value of the column has a "
+    "random label."
 )
 _BATCH_HELP = "Recordings per pass. An interrupted run continues with the number of its first run."
 _OUT_HELP = "Folder for the figure, table.csv, result.json, the bank and the store."

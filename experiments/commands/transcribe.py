@@ -198,7 +198,7 @@ def _transcripts(
 
 
 def _call_or_print_error(action: Callable[..., Any], *args: Any) -> Any:
-    """Returns `action(*args)`. If that raises a foreseeable error, prints it and returns None."""
+    """Returns `action(*args)`. Prints a foreseeable error of this call, and then returns None."""
     try:
         return action(*args)
     except FORESEEABLE as error:

@@ -95,6 +95,7 @@ def energy(audio: Float[np.ndarray, "n"]) -> Float[np.ndarray, "T"]:
     squares = np.square(np.asarray(audio, np.float64))
     starts = np.arange(0, len(audio), SAMPLES_PER_FRAME)
     counts = np.diff(np.append(starts, len(audio)))
+    # `reduceat` sums the squares from each start to the next one.
     return 10 * np.log10(np.maximum(np.add.reduceat(squares, starts) / counts, _MIN_POWER))
 
 

@@ -104,8 +104,14 @@ def _all_recordings(path: Path | None) -> tuple[Recording, ...]:
 
 
 def _recording(path: Path, row: dict[str, Any]) -> Recording:
-    audio, fields = path.parent / row["path"], ("set", "transcript", "lang", "duration_s")
-    return Recording(audio, *(row[name] for name in fields), labels=row)
+    return Recording(
+        path=path.parent / row["path"],
+        set=row["set"],
+        transcript=row["transcript"],
+        language=row["lang"],
+        duration_s=row["duration_s"],
+        labels=row,
+    )
 
 
 def select_evenly(

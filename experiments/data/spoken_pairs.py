@@ -63,12 +63,12 @@ def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]
     """Returns recordings with the labels `target` and `expected`.
 
     Adds synthetic recordings if the corpus has fewer than 20 such recordings and espeak-ng is
-    installed. They contain each sentence of the package once with the target word and once with the
-    expected word. The label `congruent` is True for the expected word.
+    installed. Each voice speaks each sentence of the package once with the target word and once
+    with the expected word. The label `congruent` is True for the expected word.
 
     Args:
         corpus: the recordings.
-        sentences: most sentences of the package to synthesise.
+        sentences: largest number of sentences of the package to synthesise.
         voices: number of voices that speak each sentence.
 
     Returns:
@@ -97,8 +97,15 @@ def _utterance(pair: Pair, voice: str, congruent: bool) -> Utterance:
         "lang": "en",
         "set": "pairs",
     }
-    name, samples = f"{voice}: {text}", functools.partial(synthesise_sentence, text, voice)
-    return Utterance(name, Path(name), voice, text, labels=labels, read=samples)
+    name = f"{voice}: {text}"
+    return Utterance(
+        id=name,
+        path=Path(name),
+        speaker=voice,
+        transcript=text,
+        labels=labels,
+        read=functools.partial(synthesise_sentence, text, voice),
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -130,7 +137,7 @@ def synthesise_sentence(text: str, voice: str) -> Float[np.ndarray, "n"]:
         raise ValueError(f"voice: expected a voice of espeak-ng, got {voice!r}.")
     library.espeak_SetParameter(_SPEED, WORDS_PER_MINUTE, 0)
     data = text.encode()
-    # From character 0 (positions of type 1 are characters) to the end (0).
+    # The arguments 0, 1, 0 mean: begin at position 0, positions count characters, no end position.
     library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
     # 22,050 Hz × 320 / 441 = 16,000 Hz.
     audio = scipy.signal.resample_poly(np.concatenate(chunks).astype(np.float64), 320, 441)
@@ -145,6 +152,7 @@ def _load_espeak() -> ctypes.CDLL:
         ctypes.CDLL(espeakng_loader.get_library_path()),
         espeakng_loader.get_data_path(),
     )
+    # The zeros are the default length of the sound buffer, and no further options.
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
     if rate != _RATE_HZ:
         raise OSError(f"espeak-ng: expected a sample rate of {_RATE_HZ} Hz, got {rate}.")

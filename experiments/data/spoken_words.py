@@ -97,10 +97,10 @@ def voice_installed() -> bool:
 
 def _utterance(word: str, category: str, voice: str) -> Utterance:
     return Utterance(
-        f"{word}, {voice}",
-        Path(f"{word}.wav"),
-        voice,
-        word,
+        id=f"{word}, {voice}",
+        path=Path(f"{word}.wav"),
+        speaker=voice,
+        transcript=word,
         labels={"category": category, "lang": "en", "speech_kind": "TTS"},
         read=functools.partial(synthesise_word, word, VOICES[voice]),
     )
@@ -114,7 +114,7 @@ def synthesise_word(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:
         speed: playback speed, which changes length and pitch.
 
     Returns:
-        Samples at 16 kHz. Every call returns the same, because the voice's noise is switched off.
+        Samples at 16 kHz. Equal arguments give equal samples, because the voice's noise is off.
     """
     from piper import SynthesisConfig
 

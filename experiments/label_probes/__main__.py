@@ -1,6 +1,6 @@
 """Probes labels of real recordings: `python -m experiments.label_probes`.
 
-Runs `jaxasr probe` for each combination of model and probe without a result. Then writes all
+Runs `jaxasr probe` for each combination of model and probe that has no result yet. Then writes all
 results to the page `docs/results/probes.md`.
 """
 
@@ -37,17 +37,17 @@ def main(
         "docs/results"
     ),
 ) -> None:
-    """Runs the probes without a result, and publishes all results."""
+    """Runs the probes that have no result yet, and publishes all results."""
     manifests = prepare(out / "manifests")
-    for name in model or MODELS:
+    for model_name in model or MODELS:
         for probe in PROBES:
             if not only or probe.name in only:
-                run_probe(probe, name, out, manifests[probe.manifest])
+                run_probe(probe, model_name, out, manifests[probe.manifest])
     publish(out, docs)
 
 
 def run_probe(probe: LabelProbe, model: str, out: Path, manifest: Path) -> None:
-    """Prints and runs the command of one probe, unless the probe already has a result."""
+    """Prints and runs the command of one probe, if the probe has no result yet."""
     from experiments.cli import app
 
     if _result_file(probe, model, out).is_file():

@@ -48,6 +48,7 @@ def prepare(folder: Path) -> dict[str, Path]:
 
 def _row_filters() -> dict[str, Callable[[Row], bool]]:
     """Returns, by data set, a function that selects rows."""
+    # "fsdd" has spoken digits, of which only a few recordings are selected.
     names = ("timit", "libri_train100", "libri_test_other", "ravdess", "alnum_l1")
     return {**dict.fromkeys(names, lambda row: True), "fsdd": _take_limit()}
 
@@ -106,7 +107,7 @@ _FOLDED = {
     "zh": "sh",
     "ux": "uw",
     **dict.fromkeys(("pcl", "tcl", "kcl", "bcl", "dcl", "gcl", "h#", "pau", "epi"), "sil"),
-    "q": "",
+    "q": "",  # the glottal stop has no class
 }
 
 

@@ -49,6 +49,7 @@ def command(probe: LabelProbe, model: str, out: Path, manifest: Path, noises: st
         noises: folder with recordings of noise.
     """
     store = f"{model}-{probe.manifest}{'-noise' if probe.noise else ''}"
+    # One noisy copy at 10 dB and one at 0 dB.
     noise_options = [
         argument
         for snr in (("10", "0") if probe.noise else ())
@@ -148,10 +149,11 @@ def _model_table(probe: LabelProbe, model: str, result: dict[str, Any]) -> list[
         ]
         for row in result["table"]
     ]
-    summary = classes if len(counts) < 12 else str(len(counts))
+    # Many classes, such as phones, are only counted.
+    class_summary = classes if len(counts) < 12 else str(len(counts))
     table = _markdown(["layer", *columns, "95 % interval"], rows)
-    counted = f"{model}: {result['rows']} rows{groups}; {folds}; classes: {summary}."
-    return [counted, "", *table, ""]
+    caption = f"{model}: {result['rows']} rows{groups}; {folds}; classes: {class_summary}."
+    return [caption, "", *table, ""]
 
 
 def _percent(value: float | None) -> str:

@@ -40,7 +40,7 @@ def environment() -> jinja2.Environment:
 
 
 def policy(*, media: bool = False, script: str | None = None) -> str:
-    """Returns a content security policy, which makes browsers forbid a page to load anything.
+    """Returns a content security policy, by which browsers load nothing from outside the page.
 
     Args:
         media: whether the page may play the sounds that it contains.

@@ -14,7 +14,7 @@ MAX_TOKENS = 40  # most rows of the logit lens in a terminal
 # Widths in characters.
 _COLUMN_CHARS = 13  # widest column of a layer or of the tokens
 _GAP_CHARS = 2  # between two columns, as rich pads each column with a space at both sides
-# Together the columns of seconds (5), tokens (13) and saturation (9), with the gaps between them.
+# Width of all columns other than layers: seconds (5), tokens (13), saturation (9), and their gaps.
 _OTHER_CHARS = 5 + _COLUMN_CHARS + 9 + 2 * _GAP_CHARS
 # A text of more than 160 characters is cut to 150. The note of its length takes the other 10.
 _LONG_TEXT, _SHOWN_TEXT = 160, 150

@@ -21,7 +21,7 @@ from jaxasr.taps import Edit, Edits
 # Sites with one cell per layer, and sites with one cell per head.
 COMPONENT_SITES = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 HEAD_SITES = ("decoder.cross_attn.z", "decoder.attn.z")
-ABLATION_KINDS = ("noise", "zero")  # replacement of the ablated activation
+ABLATION_KINDS = ("noise", "zero")  # what replaces an ablated activation in E6
 # Names of the measurements of a generated text.
 TEXT_MEASURES = (
     "length",
@@ -39,7 +39,7 @@ _MAX_MEAN_TOKENS = 48  # largest number of generated tokens per text that means 
 
 @pytrees.dataclass
 class EditPerSite:
-    """Maps a cell of a sweep to edits, where each site has an edit of its own.
+    """Maps a cell of a sweep to the edits of all sites. Each site has an edit of its own.
 
     Attributes:
         edits: one edit per site.
@@ -100,7 +100,8 @@ def ablate(
         clip: the recording; word errors are counted against its transcript.
         sites: decoder sites.
         kind: "zero", "mean" or "noise". "noise" inserts the activations for white noise of the
-            recording's length and level. Both decoder passes read the same tokens.
+            recording's length and level. The decoder reads the same tokens for the recording and
+            for the noise.
         max_new_tokens: largest number of tokens per text.
         seed: seed of the white noise.
         means: edits by site, from `mean_edits`; required for "mean".
@@ -130,7 +131,7 @@ def ablate(
         # Row 0 is the recording, row 1 the noise. Both rows read the tokens generated for row 0.
         leader=np.zeros(2, np.int32) if kind == "noise" else None,
     )
-    names = [name for number in TEXT_MEASURES for name in (number, f"baseline_{number}")]
+    names = [name for measure in TEXT_MEASURES for name in (measure, f"baseline_{measure}")]
     return {name: swept[name].isel(example=0).values for name in names}
 
 

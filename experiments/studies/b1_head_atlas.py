@@ -107,7 +107,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     # The mean of a head is taken over clean recordings that are not scored.
     speech = clean_speech(corpus, asr, config.n_clean + config.n_mean, config.max_new_tokens)
     search_options = (config.n_loops, config.tries, cache, config.max_new_tokens)
-    recordings = {
+    recordings = {  # by kind of recording
         "nonspeech": nonspeech_or_noise(corpus, config.n_nonspeech),
         "loop": find_loops(asr, corpus, *search_options),
         "clean": speech[: config.n_clean],
@@ -170,7 +170,7 @@ def _judge_best(
 ) -> dict[str, Finding]:
     """Judges a claim about the head with the largest effect, and the claim about its cost.
 
-    `reason` is given if there are too few recordings.
+    With fewer than two recordings, both claims are untestable because of `reason`.
     """
     claim, cost_claim = CLAIMS[key], CLAIMS[f"{key}_cheaply"]
     if effect.sizes["example"] < 2:

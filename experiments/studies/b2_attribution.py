@@ -96,7 +96,9 @@ class Config(Settings):
     sites: tuple[str, ...] = choice(
         tuple(SWEPT_SITES), "two to four of each type; each site needs a separate program"
     )
-    k: int = choice(20, "number of largest cells that are compared; half of it below 100 cells")
+    k: int = choice(
+        20, "compared cells per site, those with the largest changes; half as many below 100 cells"
+    )
     metric: str = choice(
         "logit(clean run's next token) - logit(noisy run's)", "the noise changes this difference"
     )
@@ -188,7 +190,11 @@ def _estimate_changes(
     sites: tuple[str, ...],
     options: dict[str, Any],
 ) -> dict[str, xr.DataArray]:
-    """Estimates the changes at all sites by two calls: sites without a position, and all others."""
+    """Estimates the changes at all sites.
+
+    Sites without a position need a call of their own. In a call, each site uses those dimensions of
+    `over` that it has.
+    """
     sites_by_head = [site for site in sites if SWEPT_SITES[site][1] == ("layer", "head")]
     sites_by_position = [site for site in sites if site not in sites_by_head]
     estimates: dict[str, xr.DataArray] = {}

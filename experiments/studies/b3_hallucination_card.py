@@ -81,8 +81,8 @@ for _name, _title in EDIT_TITLES.items():
 class Config(Settings):
     """Settings of B3. Edits are made from one half of the recordings and tested on the other."""
 
-    n_nonspeech: int = choice(400, "recordings without speech; half of them make the edits")
-    n_clean: int = choice(200, "clean recordings; half of them make the edits")
+    n_nonspeech: int = choice(400, "recordings without speech; edits are made from half of them")
+    n_clean: int = choice(200, "clean recordings; edits are made from half of them")
     n_heads: int = choice(3, "masked heads, as many as Calm-Whisper tunes")
     rank: int = choice(
         4, "directions in which states of hallucinations differ most from states of clean speech"
@@ -173,7 +173,7 @@ def score_edits(asr: Recogniser, clip: Utterance, edits: Edits, max_new_tokens: 
         language=language_code,
         max_new_tokens=max_new_tokens,
     )
-    names = [name for number in TEXT_MEASURES for name in (number, f"baseline_{number}")]
+    names = [name for measure in TEXT_MEASURES for name in (measure, f"baseline_{measure}")]
     return {name: np.asarray(swept[name].values.item()) for name in names}
 
 
@@ -190,7 +190,7 @@ def hallucination_rates(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
     Returns:
         Arrays [example, condition] by name.
         `raw`: 1 if a recording without speech gets words, else 0.
-        `filtered`: 1 if it gets words that pass Whisper's filter, else 0.
+        `filtered`: 1 if a recording without speech gets words that pass Whisper's filter, else 0.
         `wer`: word error rate of clean speech, at most 1.
         All rates are NaN for an edit that cannot be made.
     """

@@ -48,7 +48,7 @@ def look_ahead(
     Returns:
         `hit` [O, L, T]: 1 if the token at the position plus the offset is a candidate, else 0. It
         is NaN after the end of the text, and if a later token equals the current one.
-        `null` [L, T]: share of the tokens further away than all offsets that are candidates.
+        `null` [L, T]: of the tokens further away than all offsets, the share that are candidates.
     """
     is_candidate = (candidates[:, :, :, None] == ids).any(2).astype(float)  # [L, T, T]
     positions = np.arange(len(ids))

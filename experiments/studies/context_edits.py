@@ -105,10 +105,10 @@ def transcribe_patched(
         _outcomes(
             asr,
             clip,
-            mel,
-            _layer_and_strength(site_cells(asr.config, [site], alphas)),
-            AtCell(edit_towards(reference[site]), site),
-            max_new_tokens,
+            source=mel,
+            cells=_layer_and_strength(site_cells(asr.config, [site], alphas)),
+            edits_of=AtCell(edit_towards(reference[site]), site),
+            max_new_tokens=max_new_tokens,
         )
         for site in ENCODER_SITES
     ]
@@ -155,6 +155,7 @@ def _outcomes(
         np.tile(np.asarray(asr.tokenizer.prompt("en"), np.int32), (n_rows, 1)),
         cells,
         edits_of=edits_of,
+        # With two rows, the noise (row 1) reads the tokens that row 0 generates.
         leader=np.zeros(2, np.int32) if n_rows == 2 else None,
         max_new_tokens=max_new_tokens,
     )

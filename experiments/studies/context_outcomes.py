@@ -19,7 +19,7 @@ from experiments.studies.context_edits import (
     UNTRIED,
 )
 
-# Patched sites of each claim about encoder, decoder or both.
+# Patched sites by key of the claim: about the encoder, the decoder, or either of the two.
 SITES_BY_STACK = {"encoder": ENCODER_SITES, "decoder": DECODER_SITES, "anywhere": PATCHED_SITES}
 
 

@@ -1,6 +1,7 @@
-"""E1: probes every encoder layer for gender, accent, LibriSpeech's condition and added noise."""
+"""E1: probes every encoder layer for gender, accent, LibriSpeech's subset and added noise."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -98,7 +99,7 @@ class Config(ProbingSettings):
     )
     per_accent: int = paper(684, "2,400 utterances to train, 337 to test")
     accent_speakers: int = choice(
-        4, "if `accents` is None, the fewest speakers of an accent that is probed"
+        4, "smallest number of speakers per probed accent, if `accents` is None"
     )
     per_condition: int = choice(
         1500, "per class, as many as time allows; the paper uses all of dev and test"
@@ -135,8 +136,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         ),
     }
     for snr in config.snr_db:
-        questions[f"noise {snr} dB"] = lambda snr=snr: _probe_noise(
-            encode, corpus, speech, snr, config
+        questions[f"noise {snr} dB"] = functools.partial(
+            _probe_noise, encode, corpus, speech, snr, config
         )
     return probing.concatenate(questions)
 
@@ -171,10 +172,11 @@ def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
 def _probe_noise(
     encode: Encode, corpus: Corpus, speech: list[Utterance], snr: int, config: Config
 ) -> xr.Dataset:
-    """Probes whether a recording has added noise, where each recording occurs with and without.
+    """Probes whether noise was added. Each recording occurs once with and once without noise.
 
     Each speaker gets one background noise. Speakers with the same noise are in the same fold.
     """
+    # If no set has speech of both genders, recordings are selected from all speech.
     clips = select_evenly(
         select_balanced(speech, attributes.gender, config.noisy) or speech, config.noisy, set_of
     )
@@ -206,17 +208,17 @@ def _probe_features(
 ) -> xr.Dataset:
     return probing.probe_layers(
         question,
-        np.stack([item["layers"] for item in features], 1),
-        np.array(labels),
-        np.array(groups),
-        config,
-        {"mel": np.stack([item["mel"] for item in features])},
-        [clip.id for clip in clips],
+        layers=np.stack([item["layers"] for item in features], 1),
+        labels=np.array(labels),
+        groups=np.array(groups),
+        config=config,
+        baselines={"mel": np.stack([item["mel"] for item in features])},
+        examples=[clip.id for clip in clips],
     )
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS` by one number per speaker. For added noise, by one number per noise."""
+    """Judges `CLAIMS` by one number per speaker, or per noise for the claims about added noise."""
     noise = f"noise {CLAIMED_SNR_DB} dB"
     tests = {
         "gender_upper": ("gender", _gain_over_chance),
@@ -263,8 +265,7 @@ STUDY = Study(
     about="A linear probe reads the output of each encoder layer, averaged over the frames of a "
     "recording. It is tested on held-out speakers. Controls are shuffled labels, the mean log-mel "
     "spectrum and the embedding below layer 0.",
-    data="LibriSpeech (gender; clean and other), and a corpus of four English accents that is not "
-    "named",
+    data="LibriSpeech (gender; clean and other), and an unnamed corpus of four English accents",
     settings=Config,
     run=run,
     analyse=analyse,

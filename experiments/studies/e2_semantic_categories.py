@@ -37,7 +37,7 @@ from jaxasr.audio import n_frames
 NAMED_CATEGORIES = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
 # Ranges of relative depth: the paper's last layers, and its layers 18 to 21 of 32.
 TOP_DEPTHS, MIDDLE_DEPTHS = (0.9, 1), (0.56, 0.69)
-# Description of the main test, which the other tests compare with a second accuracy.
+# Description of the first test. The other tests subtract a second accuracy from this accuracy.
 _TOP_ACCURACY = "accuracy on unseen words at depth 0.9 to 1, mean over pairs"
 CLAIMS = {
     "top": Claim(
@@ -99,12 +99,12 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         "token embedding": _token_embeddings(asr, clips),
     }
     arrays = probe_pairs(
-        np.stack([item["layers"] for item in features], 1),
-        np.array([str(clip.label("category")) for clip in clips]),
-        np.array([clip.transcript for clip in clips]),
-        baselines,
-        config,
-        [clip.id for clip in clips],
+        layers=np.stack([item["layers"] for item in features], 1),
+        categories=np.array([str(clip.label("category")) for clip in clips]),
+        words=np.array([clip.transcript for clip in clips]),
+        baselines=baselines,
+        config=config,
+        examples=[clip.id for clip in clips],
     )
     return arrays.assign_attrs(source=source)
 
@@ -123,7 +123,7 @@ def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
         (category, word)
         for category, members in words.items()
         if config.categories is None or category in config.categories
-        # Spread over lengths, so that the selection has short and long words.
+        # `len` spreads the selection over short and long words.
         for word in select_evenly(sorted(members), config.per_category, len)
     }
     return [clip for clip in clips if (str(clip.label("category")), clip.transcript) in selected]
@@ -132,7 +132,10 @@ def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
 def _phoneme_counts(
     clips: Sequence[Utterance], features: Sequence[Arrays]
 ) -> dict[str, Float[np.ndarray, "N F"]]:
-    """Makes features of phoneme counts, their sum and the duration; {} without espeak-ng."""
+    """Makes features of phoneme counts, their sum and the duration in encoder frames.
+
+    Returns {} if espeak-ng is not installed.
+    """
     if not phonemes.espeak_installed():
         return {}
     words = phonemes.phonemes([clip.transcript for clip in clips], "en")
@@ -178,12 +181,12 @@ def probe_pairs(
         rows = np.flatnonzero(np.isin(categories, pair))
         return probing.probe_layers(
             " or ".join(pair),
-            layers[:, rows],
-            categories[rows],
-            words[rows],
-            config,
-            {name: values[rows] for name, values in baselines.items()},
-            [examples[int(row)] for row in rows],
+            layers=layers[:, rows],
+            labels=categories[rows],
+            groups=words[rows],
+            config=config,
+            baselines={name: values[rows] for name, values in baselines.items()},
+            examples=[examples[int(row)] for row in rows],
         )
 
     pairs = itertools.combinations(sorted(set(categories)), 2)  # each pair in alphabetical order
@@ -233,7 +236,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws accuracy by layer, left the mean over pairs with controls, right single pairs."""
+    """Draws accuracy by layer. Left: the mean over pairs, with controls. Right: single pairs."""
     pairs = probing.questions(arrays)
     if not pairs:
         return {}

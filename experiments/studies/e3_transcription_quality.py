@@ -39,6 +39,7 @@ from jaxasr import Recogniser
 UPPER_DEPTHS, SHALLOW_DEPTHS = (0.66, 0.78), (0, 0.3)
 # Numbers that Whisper returns with a text. A larger number is assumed to mean a worse text.
 REPORTED_NUMBERS = ("improbability", "compression", "no speech", "length")
+# Panel titles by question. A question is one kind of error.
 QUESTION_TITLES = {"errors": "errors against none", "insertions": "insertions against none"}
 _GAIN_TEST = "area under the ROC curve of the probe at depth 0.66 to 0.78, minus that of {}"
 CLAIMS = {
@@ -123,7 +124,7 @@ def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[
     )
     if len({clip.speaker for clip in clips}) > 1:
         return clips
-    # A single speaker is dropped, so that each recording is a cross-validation group.
+    # Without speaker names, each recording is a cross-validation group of its own.
     return [dataclasses.replace(clip, speaker="") for clip in clips]
 
 
@@ -149,7 +150,7 @@ def probe_pairs(
     Raises:
         Untestable: there are too few pairs.
     """
-    pairs = match_pairs(clips, rates, config.longer, config.per_class)
+    pairs = match_pairs(clips, rates, max_ratio=config.longer, n=config.per_class)
     if len(pairs) < 2 * config.folds:
         raise Untestable(
             f"{question}: {len(pairs)} pairs of a bad and an error-free transcript of similar "
@@ -161,12 +162,12 @@ def probe_pairs(
     reported = np.array([reported_numbers(row) for row in rows])
     arrays = probing.probe_layers(
         question,
-        np.stack([row["last"] for row in rows], 1),
-        np.array(["bad", "right"] * len(pairs)),
-        np.repeat(groups, 2),
-        config,
-        {"numbers at hand": reported, "mel": np.stack([row["mel"] for row in rows])},
-        [clip.id for pair in pairs for clip in pair],
+        layers=np.stack([row["last"] for row in rows], 1),
+        labels=np.array(["bad", "right"] * len(pairs)),
+        groups=np.repeat(groups, 2),
+        config=config,
+        baselines={"numbers at hand": reported, "mel": np.stack([row["mel"] for row in rows])},
+        examples=[clip.id for pair in pairs for clip in pair],
         blocks=np.repeat(np.arange(len(pairs)), 2),  # the control swaps labels within pairs
     )
     return arrays.assign(reported=(("example", "number"), reported)).assign_coords(
@@ -204,9 +205,8 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         key: judge_question(CLAIMS[key], arrays, question, statistic, config)
         for key, (question, statistic) in tests.items()
     }
-    return Analysis(
-        findings, summarize_probes(arrays) | {"auroc": _auroc_intervals(arrays, config)}
-    )
+    numbers = summarize_probes(arrays) | {"auroc": _auroc_intervals(arrays, config)}
+    return Analysis(findings, numbers)
 
 
 def _upper_accuracy(rows: xr.Dataset) -> np.ndarray:
@@ -223,7 +223,7 @@ def _reported_values(rows: xr.Dataset, number: str) -> np.ndarray:
 
 def _auroc_intervals(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, list[float]]]:
     """Computes the area under the ROC curve and its interval, per layer and reported number."""
-    areas = {}
+    areas = {}  # by question
     for question in probing.questions(arrays):
         rows = probing.rows_of(arrays, question)
         by_name = {

@@ -1,6 +1,7 @@
 """E4: tests whether the decoder's state distinguishes speech from sounds without speech."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import xarray as xr
@@ -41,7 +42,8 @@ CLAIMS = {
         null=0.5,
     ),
     "almost_always": Claim(
-        "The state at the end of the text distinguishes the two almost without error",
+        "The state at the end of the text distinguishes speech from such sounds almost without "
+        "error",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
         "the balanced accuracy of the first claim, compared with 0.95",
         null=0.95,
@@ -74,7 +76,7 @@ class Config(ProbingSettings):
 
     per_class: int = paper(400, "400 recordings of speech and 400 of other sounds")
     seconds: tuple[float, ...] = choice(
-        (3.0,), "lengths of excerpts; the first seconds of each sound are further examples"
+        (3.0,), "lengths of further examples, which are the beginnings of the sounds"
     )
     backwards: bool = choice(True, "each sound, reversed in time, is a further example")
     white: int = choice(40, "white noises, of various lengths and levels")
@@ -90,9 +92,10 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """Transcribes sounds and speech, and probes the decoder's states at `POSITION_TITLES`.
 
     Returns:
-        The dataset of `probe_position`, with rows of both positions. Attributes count the sounds
-        without speech (`sounds`), those with fluent texts (`fluent`), and the recordings that
-        these were made from (`recordings`).
+        The dataset of `probe_position`, with rows of both positions. The attributes are counts:
+        `sounds`: all sounds without speech.
+        `fluent`: selected sounds with fluent texts, at most `config.per_class`.
+        `recordings`: recordings and white noises that the selected sounds were made from.
     """
 
     def transcribe(sound: Sound) -> Arrays:
@@ -105,20 +108,24 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         return [(sound, item) for sound, item in items if is_fluent(str(item["text"]), config)]
 
     sounds = sounds_without_speech(
-        corpus, config.without, config.seconds, config.backwards, config.white
+        corpus,
+        without=config.without,
+        seconds=config.seconds,
+        backwards=config.backwards,
+        n_white=config.white,
     )
     noises = select_evenly(
         transcribe_fluent("E4 not speech", sounds),
         config.per_class,
         lambda example: example[0].group,
     )
-    lengths = [(sound, float(item["seconds"])) for sound, item in noises]
-    speech = transcribe_fluent("E4 speech", matching_speech(asr, corpus, lengths, config.seed))
+    timed_noises = [(sound, float(item["seconds"])) for sound, item in noises]
+    speech = transcribe_fluent("E4 speech", matching_speech(asr, corpus, timed_noises, config.seed))
     # Speech can be rarer than sounds, so the classes are made equally large.
     by_class = {"not speech": noises[: len(speech)], "speech": speech}
     arrays = probing.concatenate(
         {
-            position: lambda position=position: probe_position(position, by_class, config)
+            position: functools.partial(probe_position, position, by_class, config)
             for position in POSITION_TITLES
         }
     )
@@ -152,15 +159,15 @@ def probe_position(
     reported = {name: np.array([float(item[name]) for item in items]) for name in REPORTED_NUMBERS}
     arrays = probing.probe_layers(
         position,
-        np.stack([item[position] for item in items], 1),
-        np.array([label for label, examples in by_class.items() for _ in examples]),
-        np.array([sound.group for sound in sounds]),
-        config,
-        {
+        layers=np.stack([item[position] for item in items], 1),
+        labels=np.array([label for label, examples in by_class.items() for _ in examples]),
+        groups=np.array([sound.group for sound in sounds]),
+        config=config,
+        baselines={
             "mel": np.stack([item["mel"] for item in items]),
             "no-speech, log-probability": np.stack([reported["no_speech"], reported["logprob"]], 1),
         },
-        [sound.id for sound in sounds],
+        examples=[sound.id for sound in sounds],
     )
     return arrays.assign({name: ("example", values) for name, values in reported.items()})
 

@@ -49,10 +49,10 @@ from interventions.edits.cells import Coordinates
 from interventions.figures import plots
 from jaxasr import Recogniser
 
-# Description of the tests of the encoder, the decoder, and both.
+# Description of the tests that patch the encoder, the decoder, or either of the two.
 _ANY_PATCH_TEST = (
-    "per contextual error, whether any patch of {} restores the spoken word, minus the same for as "
-    "many random edits of equal size"
+    "per contextual error, whether any patch of {} restores the spoken word, minus whether any of "
+    "as many random edits of equal size restores it"
 )
 CLAIMS = {
     "context": Claim(
@@ -102,7 +102,7 @@ class Config(Settings):
     )
     max_new_tokens: int = choice(32, "a sentence has at most 16 tokens")
     score: str = choice(
-        "the text that is generated under every patch", "the paper counts texts, too"
+        "the text that is generated under every patch", "the paper also counts texts"
     )
     noise: str = choice(
         "length and level of the recording, one seed; the decoder reads the same tokens",
@@ -125,14 +125,20 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     congruent = np.array([bool(clip.label("congruent")) for clip in clips], bool)
     errors = np.flatnonzero((before == EXPECTED) & ~congruent)[: config.n_errors]
     controls = np.flatnonzero((before == EXPECTED) & congruent)[: config.n_clean]
-    # A job is the row of a recording and a kind of patch. Controls get no random patches.
+    # A patch job has the row of a recording and a kind of patch. Controls get no random patches.
     patch_jobs = [(int(row), kind) for row in errors for kind in PATCH_KINDS]
     patch_jobs += [(int(row), "noise") for row in controls]
 
     def patch(patch_job: tuple[int, str]) -> Arrays:
         row, kind = patch_job
-        options = (config.alphas, config.max_new_tokens, config.seed)
-        return transcribe_patched(asr, clips[row], kind, *options)
+        return transcribe_patched(
+            asr,
+            clips[row],
+            kind,
+            alphas=config.alphas,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+        )
 
     items = cache.each(
         "E5 patches",
@@ -188,10 +194,11 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 
 def _judge_context(arrays: xr.Dataset, seed: int) -> Finding:
-    """Compares contextual errors with reverse errors (target word instead of expected word).
+    """Compares contextual errors with reverse errors.
 
-    Each pair is a sentence with the target word and the same sentence with the expected word, in
-    one voice. A recording without a partner is dropped.
+    In a reverse error, the expected word is spoken and the target word is transcribed. Each pair is
+    a sentence with the target word and the same sentence with the expected word, in one voice. A
+    recording without a partner is dropped.
     """
     claim, congruent = CLAIMS["context"], arrays.congruent.values
     pairs, before = arrays.pair.values, arrays.before.values

@@ -1,10 +1,12 @@
 """E6: patches decoder layers and heads to resolve repetition loops, and measures the cost.
 
-A loop is a generated text that repeats itself. The cost of a patch is the change of the word error
-rate of clean speech.
+A loop is a generated text that repeats itself. A patch resolves a loop if the new text is neither
+empty nor repetitive; `mark_resolved` has the exact rule. The cost of a patch is the change of the
+word error rate of clean speech.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +34,7 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 
 CROSS, SELF, MLP = COMPONENT_SITES  # outputs of cross-attention, self-attention and MLP
-_MIN_CLEAN = 8  # clean recordings, as many as the preset "builtin" has
+_MIN_CLEAN = 8  # fewest clean recordings for a verdict on the cost, as in the preset "builtin"
 _ATTENTION_NAMES: dict[str, str] = dict(zip(HEAD_SITES, ("cross-attention", "self-attention")))
 # Description of the tests of the cost.
 _COST_TEST = (
@@ -157,8 +159,11 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         return Analysis(findings, {"clean": speech_cost(speech)})
     is_resolved = mark_resolved(loops)
     findings = _judge_components(is_resolved, config.seed)
-    findings |= _judge_best("layer", (CROSS,), COMPONENT_SITES, is_resolved, speech, config.seed)
-    findings |= _judge_best("head", HEAD_SITES, HEAD_SITES, is_resolved, speech, config.seed)
+    best_of = functools.partial(
+        _judge_best, is_resolved=is_resolved, speech=speech, seed=config.seed
+    )
+    findings |= best_of("layer", sites=(CROSS,), null_sites=COMPONENT_SITES)
+    findings |= best_of("head", sites=HEAD_SITES, null_sites=HEAD_SITES)
     return Analysis(findings, loop_numbers(loops, is_resolved, speech))
 
 
@@ -193,12 +198,12 @@ def _judge_best(
         null_sites: sites whose cells are permuted for the p-value.
         is_resolved: result of `mark_resolved` for the loops.
         speech: results on clean speech.
-        seed: of bootstrap and permutations.
+        seed: seed of the bootstrap and of the permutations.
     """
     outcomes, costs = _under_noise(is_resolved), _under_noise(wer_change(speech))
     cells = np.flatnonzero(np.isin(outcomes.site.values, null_sites))
     if not len(cells) or outcomes.sizes["example"] < 2:
-        reason = "" if len(cells) else "heads were left out"
+        reason = "" if len(cells) else "no head was ablated"
         return {key: CLAIMS[key].judge(None, reason) for key in (f"one_{unit}", f"cheap_{unit}")}
     # Positions within `cells`, because `best_cell` gets only these cells.
     candidates = np.flatnonzero(np.isin(outcomes.site.values[cells], sites)).tolist()
@@ -211,7 +216,7 @@ def _judge_best(
 
 
 def _under_noise(values: xr.DataArray) -> xr.DataArray:
-    """Selects the results of the white-noise patch, or of the first kind if it was not run."""
+    """Selects the results of the white-noise patch; without such a patch, of the first kind."""
     return values.sel(kind="noise") if "noise" in values.kind else values.isel(kind=0)
 
 

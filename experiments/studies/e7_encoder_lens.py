@@ -90,7 +90,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     Returns:
         The results of `layer_texts`: `kind`, `wer`, `text` and `logprob` [example, depth], and
         `true_wer` [example]. Depth 0 is the convolutional stem, and depth 1 the top layer. Without
-        recordings of speech, only the attribute `untestable`, a reason.
+        recordings of speech, the dataset has only the attribute `untestable`, the reason.
     """
     clips = select_speech(
         corpus,
@@ -158,10 +158,10 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     if reason := arrays.attrs.get("untestable"):
         return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
     usable = arrays.isel(example=np.flatnonzero(_has_usable_text(arrays)))
-    loops, other_loops = _share_in_band(usable, "loop", 0.84, 0.94)
-    ungrounded, other_ungrounded = _share_in_band(usable, "ungrounded", 0.62, 0.84)
+    loops, other_loops = _share_in_band(usable, "loop", low=0.84, high=0.94)
+    ungrounded, other_ungrounded = _share_in_band(usable, "ungrounded", low=0.62, high=0.84)
     without_words = _is_kind(usable, "empty") | _is_kind(usable, "punctuation")
-    lower_layers = layers_in_band(usable.depth.values, 0, 0.69)
+    lower_layers = layers_in_band(usable.depth.values, low=0, high=0.69)
     # wer_fall[:, i] is the fall from entry i of `depth` to entry i + 1.
     wer_fall = -np.diff(np.minimum(usable.wer.values, 1), axis=1)
     values = {
@@ -199,7 +199,7 @@ def _share_in_band(
 
 
 def _shares(arrays: xr.Dataset) -> dict[str, Any]:
-    """Computes shares of kinds and mean error rates by depth, over all languages and for each."""
+    """Computes shares of kinds and error rates by depth, for all recordings and by language."""
     language_codes = arrays.language.values
     rows = {"all": np.ones(len(language_codes), bool)}
     rows |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}

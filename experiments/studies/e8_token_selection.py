@@ -1,8 +1,9 @@
 """E8: finds the layer at which the decoder settles on a token, and compares the candidates.
 
 The final token of a position is the token that the model generates there. The candidates are the
-top tokens of one layer by the logit lens, and the other candidates are those except the final
-token. The saturation layer is the first layer from which on the final token is the top candidate.
+top tokens of one layer by the logit lens. The other candidates are the candidates without the final
+token. The saturation layer is the first layer such that the final token is the top candidate in
+this layer and in all later ones.
 """
 
 import dataclasses
@@ -106,7 +107,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     Returns:
         The arrays of `token_curves`, averaged over tokens: `saturation` [example], `hit` [example,
         offset, depth], and all others [example, depth]. Depth 1 is the top decoder layer.
-        Recordings without text are dropped. If all are, only the attribute `untestable`, a reason.
+        Recordings without text are dropped. If no recording has text, the dataset has only the
+        attribute `untestable`, the reason.
     """
     clips = select_speech(
         corpus,
@@ -178,7 +180,8 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     if reason := arrays.attrs.get("untestable"):
         return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
     depth = arrays.depth.values
-    top, lower = layers_in_band(depth, 0.9, 1), layers_in_band(depth, 0, 0.625)
+    top = layers_in_band(depth, low=0.9, high=1)
+    lower = layers_in_band(depth, low=0, high=0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
     # In the paper, the similarities change at layer 25 of 32, which has depth 0.78.
     shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)

@@ -94,7 +94,7 @@ def _boundary_states(
     """Returns `first` and `last` of `transcript_features`."""
     run, _ = make_run(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
     n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
-    # Two positions: the last token of the prompt, and the end-of-text token.
+    # The pools are two single positions: the last token of the prompt, and the end-of-text token.
     spans = pools.spans(
         (str(len(prompt) - 1), "last"), first=[len(prompt)], end=[n - 1], length=[n], whole=None
     )

@@ -1,6 +1,6 @@
 """Makes the recordings of study E4, which are sounds without speech and matching speech.
 
-Each recording of speech has the length of one of the sounds and the level of another.
+Each recording of speech has at most the length of one sound, and the level of a random sound.
 """
 
 import dataclasses
@@ -54,11 +54,11 @@ def sounds_without_speech(
         corpus: the recordings.
         without: classes of noise to exclude.
         seconds: lengths of excerpts. Each longer recording is also cut to its first seconds.
-        backwards: whether to add every sound reversed in time.
+        backwards: whether to add each of these sounds reversed in time.
         n_white: number of white noises to add.
 
     Returns:
-        The sounds. All sounds made from one recording have the same group.
+        The sounds. All sounds made from one original recording have the same group.
     """
     sounds = []
     for clip in select_nonspeech(corpus, without):
@@ -66,7 +66,7 @@ def sounds_without_speech(
         # Recordings with the same id at Freesound are parts of one original.
         source = str(clip.label("freesound_id") or clip.id)
         for limit in (WINDOW_S, *(s for s in seconds if s < length)):
-            for step in (1, -1) if backwards else (1,):
+            for step in (1, -1) if backwards else (1,):  # step -1 reverses the samples
                 name = f"{clip.id} {limit:g} s{' backwards' if step < 0 else ''}"
                 sounds.append(Sound(name, source, functools.partial(_cut, clip, limit, step)))
     return sounds + [_make_white_noise(seed) for seed in range(n_white)]

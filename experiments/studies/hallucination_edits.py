@@ -121,7 +121,7 @@ def make_edits(
     if name == "steer":
         step = jnp.asarray(-differences.mean(0), jnp.float32)
         return {DECODER_STREAM: only(Add(step, settings.strength), layers=layer)}
-    # The rows of the third factor are directions, sorted from the largest difference.
+    # The rows of the third factor, Vᵀ, are the directions of largest difference, largest first.
     directions = np.linalg.svd(differences, full_matrices=False)[2][: settings.rank]
     return {DECODER_STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
 
@@ -139,14 +139,14 @@ def _mask_heads(
     """
 
     def ablate_heads(clip: Utterance) -> Arrays:
-        return ablate(asr, clip, HEAD_SITES, "zero", settings.max_new_tokens)
+        return ablate(asr, clip, HEAD_SITES, kind="zero", max_new_tokens=settings.max_new_tokens)
 
     items = {kind: cache.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
     n_hallucinated = sum(bool(item["baseline_insertions"] > 0) for item in items["nonspeech"])
     _check_texts(n_hallucinated, n_clean=len(items["clean"]))
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
-    # A stable sort chooses the first of equal cells, so that the heads do not depend on NumPy.
+    # Of equal cells, a stable sort chooses the first, whichever algorithm NumPy uses.
     best = np.argsort(-(silenced - cost), kind="stable")[: settings.n_heads]
     cells = site_cells(asr.config, HEAD_SITES)
     # factor[site, layer, head] is 0 for the chosen heads.
@@ -160,12 +160,12 @@ def _check_texts(n_hallucinated: int, n_clean: int) -> None:
     if not n_hallucinated:
         raise Untestable(
             "the edit cannot be made: no recording without speech gets words in the half of the "
-            "recordings that makes the edits"
+            "recordings from which edits are made"
         )
     if not n_clean:
         raise Untestable(
             "the edit cannot be made: no clean recording gets words in the half of the recordings "
-            "that makes the edits"
+            "from which edits are made"
         )
 
 
@@ -186,7 +186,7 @@ def _text_states(
     settings: EditSettings,
     cache: ItemCache,
 ) -> Float[np.ndarray, "N D"]:
-    """Returns the mean states of the N texts that have words."""
+    """Returns one row per text that has words: the mean of its decoder states."""
 
     def text_state(clip: Utterance) -> Arrays:
         return {"states": mean_text_state(asr, clip, layer, settings.max_new_tokens)}

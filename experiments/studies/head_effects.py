@@ -55,7 +55,8 @@ def head_names(arrays: xr.Dataset) -> list[str]:
 def atlas_figure(arrays: xr.Dataset) -> Figure:
     """Draws maps of the effects of all heads, and plots `EFFECT_TITLES` against the cost.
 
-    Each row shows one kind of attention in three maps. The fourth panel of each row is a plot.
+    Each row shows one kind of attention in three maps. The fourth panel of a row plots one effect
+    of all heads against the cost.
     """
     figure, axes = plots.panels(2, 4, width=3.1, height=2.5)
     means = {name: _mean_by_cell(effect) for name, effect in effects(arrays).items()}

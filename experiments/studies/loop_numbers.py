@@ -18,10 +18,10 @@ def loop_numbers(
     """Returns the numbers of loops, shares of resolved loops, and the cost on clean speech.
 
     Args:
-        loops: results of `ablate` on recordings whose generated text loops.
+        loops: results of `ablation.to_dataset` for recordings whose generated text loops.
         is_resolved: 1.0 where ablating a cell resolves a loop, else 0.0; dims (example, kind,
             cell).
-        speech: results of `ablate` on clean recordings.
+        speech: results of `ablation.to_dataset` for clean recordings.
     """
     has_words = loops.baseline_cer.notnull().values
     by_site = {site: cells_of_site(is_resolved, site) for site in (*COMPONENT_SITES, *HEAD_SITES)}

@@ -49,17 +49,17 @@ def speaker_or_id(clip: Utterance) -> str:
 
 
 def match_pairs(
-    clips: Sequence[Utterance], error_rates: Mapping[str, float], max_ratio: float, n: int
+    clips: Sequence[Utterance], rates: Mapping[str, float], max_ratio: float, n: int
 ) -> list[Pair]:
     """Pairs the worst recordings with error-free ones of about the same number of words.
 
     First, recordings of the same speaker are paired. Then speakers without a pair are paired with
-    other such speakers of the same set. A cross-validation fold can therefore contain whole pairs
-    and whole speakers.
+    other such speakers of the same set. Cross-validation folds therefore split neither pairs nor
+    speakers.
 
     Args:
         clips: recordings with transcripts.
-        error_rates: error rate of the generated text, by recording id.
+        rates: error rate of the generated text, by recording id.
         max_ratio: largest ratio between the numbers of words in a pair.
         n: largest number of pairs.
 
@@ -67,13 +67,12 @@ def match_pairs(
         Pairs, sorted from the largest error rate. A recording is in at most one pair.
     """
     bad_clips = sorted(
-        (clip for clip in clips if error_rates[clip.id] > 0),
-        key=lambda clip: (-error_rates[clip.id], clip.id),
+        (clip for clip in clips if rates[clip.id] > 0), key=lambda clip: (-rates[clip.id], clip.id)
     )
-    error_free_clips = [clip for clip in clips if error_rates[clip.id] == 0]
+    error_free_clips = [clip for clip in clips if rates[clip.id] == 0]
     pairs = _within_speakers(bad_clips, error_free_clips, max_ratio)
     pairs = _across_speakers(bad_clips, error_free_clips, pairs, max_ratio)
-    return sorted(pairs, key=lambda pair: (-error_rates[pair[0].id], pair[0].id))[:n]
+    return sorted(pairs, key=lambda pair: (-rates[pair[0].id], pair[0].id))[:n]
 
 
 def _within_speakers(

@@ -66,10 +66,10 @@ def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G
     """Multiplies deviations from the mean by √2, because out-of-fold predictions are correlated.
 
     If labels cannot be predicted, a row is correct only if it happens to resemble rows of its class
-    in other folds. The resemblance is mutual, so that these rows are correct, too. Each resemblance
-    counts twice. The variance of the mean is then twice that of independent rows. If labels can be
-    predicted, the factor is conservative. An unbiased estimate of the variance does not exist
-    (Bengio and Grandvalet 2004).
+    in other folds. Resemblance is mutual, so the rows that it resembles are correct, too. Each
+    resemblance counts twice. The variance of the mean is then twice that of independent rows. If
+    labels can be predicted, the factor is conservative. An unbiased estimate of the variance does
+    not exist (Bengio and Grandvalet 2004).
 
     Example:
         >>> inflate_variance(np.array([-1.0, 1.0])).round(3)
@@ -116,7 +116,7 @@ def accuracy(
 
 
 def _class_weights(labels: Text) -> np.ndarray:
-    """Returns weights of rows with mean 1, whose sum is the same for all classes."""
+    """Returns a weight per row, with mean 1. The weights of every class have the same sum."""
     classes, class_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return len(labels) / (len(classes) * counts[class_of_row])
 

@@ -26,7 +26,7 @@ from interventions.generation.transcripts import repetition, words
 from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
 
-# A recipe lists the operations that made a recording of the data folder. These keep the words.
+# Operations that keep the words. The recipe of a recording lists the operations that made it.
 _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip", "gain", "norm"}
 # Values of the label `speech_kind`; acted speech, spelling and digits are excluded.
 _PLAIN_SPEECH = (None, "read", "TTS")
@@ -41,7 +41,7 @@ def clean_speech(
 
     Args:
         corpus: the recordings.
-        asr: the model that will transcribe them.
+        asr: the model that will transcribe the recordings.
         n: largest number of recordings.
         max_new_tokens: largest number of tokens per text. Recordings with longer transcripts are
             excluded.
@@ -80,9 +80,9 @@ def _is_sentence(transcript: str) -> bool:
 
 
 def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
-    """Checks that the recording fits the window, and the text the limit of tokens.
+    """Checks that the recording fits into the window, and that its text fits into the token limit.
 
-    The text may be 25 % longer than the transcript. One more token is needed for its end.
+    The text may be 25 % longer than the transcript. The end of the text takes one more token.
     """
     n_tokens = 1.25 * len(asr.tokenizer.encode(clip.transcript)) + 1
     return float(clip.label("duration_s") or 0) <= WINDOW_S and n_tokens <= max_new_tokens
@@ -165,8 +165,8 @@ def find_loops(
         max_new_tokens: largest number of tokens per text.
 
     Returns:
-        The recordings whose text loops. Some were made to trigger loops. These have a transcript
-        only if the operations that made them keep the words.
+        The recordings whose text loops. A recording that was made to trigger loops has a transcript
+        only if the operations of its recipe keep the words.
     """
     loops: list[Utterance] = []
     candidates = _candidates(corpus)[:tries]
@@ -196,9 +196,9 @@ def repetition_numbers(asr: Recogniser, clip: Utterance, max_new_tokens: int) ->
 
 
 def _candidates(corpus: Corpus) -> list[Utterance]:
-    """Lists recordings that were made to trigger loops, then all others.
+    """Lists recordings that were made to trigger loops, then those that no recipe made.
 
-    Triggers with and without a transcript alternate.
+    Triggers with and without a transcript alternate. Recordings with repetitive audio are excluded.
     """
     recipes = {str(row["path"]): row for row in _recipes(corpus)}
     transcripts = {clip.id: clip.transcript for clip in corpus.utterances}

@@ -185,6 +185,7 @@ class _Clock:
 
 
 def _sources(asr: Recogniser, corpus: Corpus) -> dict[str, Any]:
+    """Describes the model and the recordings of a run."""
     data = {"corpus": corpus.name, "recordings": len(corpus)}
     return {
         "model": describe_weights(asr),
@@ -193,6 +194,7 @@ def _sources(asr: Recogniser, corpus: Corpus) -> dict[str, Any]:
 
 
 def _finding_row(finding: Finding) -> dict[str, Any]:
+    """Returns the claim, our evidence and the verdict, as in `result.json`."""
     evidence = finding.evidence and dataclasses.asdict(finding.evidence)
     outcome = {"ours": evidence, "verdict": finding.verdict, "why": finding.why}
     return dataclasses.asdict(finding.claim) | outcome

@@ -106,7 +106,7 @@ def select_balanced(
     for by_value in by_set.values():
         # A row has one recording of each value. `zip` stops at the value with the fewest.
         columns = (by_value.get(value, []) for value in values)
-        rows += list(zip(*(select_evenly(clips, len(clips), speaker_of) for clips in columns)))
+        rows += list(zip(*(select_evenly(column, len(column), speaker_of) for column in columns)))
     return [clip for row in select_evenly(rows, n, lambda row: set_of(row[0])) for clip in row]
 
 
@@ -123,7 +123,8 @@ def speaker_of(clip: Utterance) -> str:
 def select_nonspeech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
     """Selects all recordings that are labelled as non-speech or with a class of noise.
 
-    Room impulse responses, whose `speech_kind` is "rir", are excluded.
+    Recordings with a language are excluded, and so are room impulse responses, whose `speech_kind`
+    is "rir".
 
     Args:
         corpus: the recordings.
@@ -165,8 +166,8 @@ def supported_languages(asr: Recogniser, languages: Iterable[str] | None) -> lis
 def cross_validation_groups(clips: Iterable[Utterance]) -> dict[str, str]:
     """Returns the cross-validation group of each recording, by recording id.
 
-    The group is the speaker's name. It is the recording's id if the speaker is unknown, or if all
-    recordings have the same speaker.
+    The group is the speaker's name. If the speaker is unknown, or if all recordings have the same
+    speaker, the group is the recording's id.
 
     Example:
         >>> clips = [Utterance("a", "a.wav", speaker="Ann"), Utterance("b", "b.wav")]

@@ -14,11 +14,11 @@ import numpy as np
 REPLICATES = "replicates"
 DOES_NOT_REPLICATE = "does not replicate at this scale"
 UNTESTABLE = "not testable here"
-ALPHA = 0.05  # largest p-value that counts as evidence
+MAX_P = 0.05  # significance level, the largest p-value with which a claim replicates
 
 
 def paper(value: Any, where: str) -> Any:
-    """Declares a field of settings whose default is the paper's value.
+    """Declares a settings field whose default is the paper's value.
 
     Args:
         value: the value in the paper.
@@ -31,7 +31,7 @@ def paper(value: Any, where: str) -> Any:
 
 
 def choice(value: Any, why: str) -> Any:
-    """Declares a field of settings that the paper leaves open.
+    """Declares a settings field whose value the paper does not state.
 
     Args:
         value: our choice.
@@ -61,7 +61,7 @@ class Settings:
         return {field.name: self._with_source(field) for field in dataclasses.fields(self)}
 
     def with_defaults(self) -> dict[str, dict[str, Any]]:
-        """Returns `with_sources`, and as `full` the default of a choice that a preset changed."""
+        """Returns `with_sources`. A choice that a preset changed also has `full`, its default."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["seed"] = self.seed
         rows = self.with_sources()
@@ -125,21 +125,21 @@ class Claim:
     def judge(self, evidence: Evidence | None, reason: str = "") -> "Finding":
         """Derives the verdict from evidence.
 
-        The claim replicates if the whole interval lies on the claim's side of the null. The p-value
-        must also be at most 0.05, unless it is None.
+        The claim replicates if the whole interval lies on the claim's side of the null. If the
+        evidence has a p-value, the p-value must also be at most 0.05.
 
         Args:
             evidence: None if the claim cannot be tested.
-            reason: why it cannot be tested.
+            reason: why the claim cannot be tested.
 
         Returns:
-            The finding. Its verdict is "not testable here" without evidence, with fewer than
-            `min_examples` examples, or if the estimate is not finite.
+            The finding. Its verdict is "not testable here" if there is no evidence, if there are
+            fewer than `min_examples` examples, or if the estimate is not finite.
         """
         if evidence is None or evidence.n < self.min_examples or not np.isfinite(evidence.value):
             return Finding(self, evidence, UNTESTABLE, reason or self._why_untestable(evidence))
         on_side = evidence.low > self.null if self.side == "above" else evidence.high < self.null
-        significant = evidence.p is None or evidence.p <= ALPHA
+        significant = evidence.p is None or evidence.p <= MAX_P
         verdict = REPLICATES if on_side and significant else DOES_NOT_REPLICATE
         return Finding(self, evidence, verdict)
 
@@ -290,9 +290,10 @@ def layers_in_band(depths: Iterable[float], low: float, high: float) -> np.ndarr
         array([2])
     """
     depths = np.asarray(list(depths), float)
-    # The margin keeps a layer whose depth equals a limit but for a rounding error.
+    # The margin keeps a layer whose depth differs from a limit only by a rounding error.
     inside = np.flatnonzero((depths >= low - 1e-9) & (depths <= high + 1e-9))
     if inside.size:
         return inside
+    # An infinite depth is never the nearest, so the top layer is not chosen.
     allowed = depths if high >= 1 else np.where(depths >= 1, np.inf, depths)
     return np.array([np.abs(allowed - (low + high) / 2).argmin()])

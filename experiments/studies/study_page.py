@@ -102,5 +102,6 @@ def _digits(x: float) -> str:
 
 
 def _shared_variables() -> dict[str, Any]:
+    """Returns the variables of both templates, the page of a study and the index."""
     style = template("lens.css") + template("study.css")
     return {"policy": POLICY, "style": style, "badges": _BADGE_CLASSES, "shown": format_evidence}

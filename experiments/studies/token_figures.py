@@ -45,8 +45,8 @@ def language_figure(arrays: xr.Dataset) -> Figure:
 
 def _draw_probability(axes: Axes, arrays: xr.Dataset) -> None:
     plots.draw_curve(axes, arrays.depth.values, arrays.prob.values, "final token")
-    layer, label = float(arrays.saturation.mean()), "mean saturation layer"
-    axes.axvline(layer, label=label, color=plots.ACCENT, linestyle="--")
+    depth, label = float(arrays.saturation.mean()), "mean saturation layer"
+    axes.axvline(depth, label=label, color=plots.ACCENT, linestyle="--")
     axes.set_title("probability")
 
 

@@ -35,9 +35,9 @@ class AttendOnlyTo(EditBase):
         return jnp.where(n_attended > 0, uniform, x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if the site is not a `pattern` site or the pass lacks the keys."""
-        _check_site(spec, "pattern", "AttendOnlyTo")
-        check_within(self.keys, spec.size("S"), "keys", spec.site)
+        """Raises ValueError unless the site is a `pattern` site and has all `keys` in this pass."""
+        _check_site(spec, ending="pattern", edit_name="AttendOnlyTo")
+        check_within(self.keys, size=spec.size("S"), name="keys", site=spec.site)
 
 
 @pytrees.dataclass(repr=False)
@@ -45,7 +45,7 @@ class Knockout(EditBase):
     """Sets attention scores at `keys` to -∞. Made by `knockout`.
 
     The softmax then gives the weight of `keys` to the other keys. A query that may attend only to
-    `keys` keeps its scores, for example the first query of decoder self-attention.
+    `keys` keeps its scores. In decoder self-attention, the first query may attend only to key 0.
 
     Example:
         >>> from interventions import knockout
@@ -61,9 +61,9 @@ class Knockout(EditBase):
         return jnp.where(is_masked & keeps_a_key, -jnp.inf, x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if the site is not a `scores` site or no key would remain."""
-        _check_site(spec, "scores", "Knockout")
-        check_within(self.keys, spec.size("S"), "keys", spec.site)
+        """Raises ValueError unless the site is a `scores` site that has `keys` and others."""
+        _check_site(spec, ending="scores", edit_name="Knockout")
+        check_within(self.keys, size=spec.size("S"), name="keys", site=spec.site)
         if not is_traced(self.keys) and np.asarray(self.keys(jnp.arange(spec.size("S")))).all():
             raise ValueError(
                 f"keys: expected some of the {spec.size('S')} keys at {spec.site!r}, got "
@@ -189,10 +189,10 @@ def _visible_keys(at: At) -> Bool[Array, "B 1 T S"]:
     return (keys >= 0) | (queries < 0)
 
 
-def _check_site(spec: SiteSpec, ending: str, name: str) -> None:
+def _check_site(spec: SiteSpec, *, ending: str, edit_name: str) -> None:
     if not spec.site.endswith(f".{ending}"):
         choices = ", ".join(site for site in SITES if site.endswith(ending))
         raise ValueError(
-            f"{name}: expected a site of `{ending}`, got {spec.site!r}. "
+            f"{edit_name}: expected a site of `{ending}`, got {spec.site!r}. "
             f"Sites of `{ending}`: {choices}."
         )

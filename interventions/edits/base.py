@@ -1,4 +1,4 @@
-"""Defines the base class of edits, and the values from which patches take activations."""
+"""Defines the base class of edits, and the values that patches insert."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ def _format_value(value: Any) -> str:
     """Formats a small array as a list and a larger one as dtype and shape."""
     if not hasattr(value, "dtype"):
         return repr(value)
-    # A traced array has no values to print.
-    small = value.size <= 4 and not is_traced(value)
+    # Tracers and placeholders of arrays have no values to print.
+    small = hasattr(value, "tolist") and value.size <= 4 and not is_traced(value)
     return str(value.tolist()) if small else f"{value.dtype}{list(value.shape)}"
 
 
@@ -51,7 +51,8 @@ class FromRow(EditBase):
     the other.
 
     Args:
-        rows: int [B], for each row the row to take from. `rows[b] = b` leaves row b unchanged.
+        rows: int [B], the index of the row that each row takes its activation from.
+            `rows[b] = b` leaves row b unchanged.
 
     Example:
         >>> from interventions import FromRow, Mix
@@ -67,7 +68,7 @@ PatchValue = Float[Array, "..."] | FromRow
 
 
 def select_patch_value(value: PatchValue, x: Array, at: At) -> Array:
-    """Returns `value` at this layer and these positions, and `x` where `value` has none."""
+    """Returns `value` at the layer and positions of `at`. Positions that `value` lacks get `x`."""
     if isinstance(value, FromRow):
         return x[value.rows]
     selected, covered = select_matching(value, x, at)

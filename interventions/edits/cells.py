@@ -19,8 +19,8 @@ from jaxasr.taps import Edit, Edits
 Cell = Mapping[str, Any]
 # The cells of a sweep, as one array [cells] per coordinate.
 Coordinates = dict[str, np.ndarray]
-# A number of frames, which may be traced.
-Number = Int[Array, ""] | Int[np.ndarray, ""] | np.integer | int
+# A number of encoder frames, which may be traced.
+FrameCount = Int[Array, ""] | Int[np.ndarray, ""] | np.integer | int
 
 
 @pytrees.dataclass
@@ -33,7 +33,7 @@ class AtCell:
         edit: the edit to place. A cell's "alpha" replaces the edit's field `alpha`, or `scale` if
             the edit has no `alpha`.
         site: the site to edit.
-        window: frames per window, for cells with "time".
+        window: frames per window. A cell's "time" is the first frame of its window.
         n_frames: frames of the recording. Windows end there, because later frames are padding.
 
     Raises:
@@ -47,8 +47,8 @@ class AtCell:
 
     edit: Edit
     site: str = pytrees.field(pytree_node=False)
-    window: Number = 1
-    n_frames: Number = 1500
+    window: FrameCount = 1
+    n_frames: FrameCount = 1500
 
     def __call__(self, cell: Cell) -> Edits:
         return {self.site: place_at(self.edit, cell, self.window, self.n_frames)}
@@ -90,7 +90,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
     Args:
         config: the model's config.
         sites: sites with a layer axis.
-        alphas: strengths. Each layer or head is listed once per strength, on consecutive rows.
+        alphas: strengths. Each layer or head has one cell per strength. These cells are neighbours.
 
     Returns:
         int32 arrays [K] "site" (index into `sites`), "layer" and "head" (-1 at sites without
@@ -109,7 +109,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
     model_sites.check_known(sites, model_sites.LAYERED, "site of a layer")
     rows = []
     for index, site in enumerate(sites):
-        spec = model_sites.spec(config, site, 1, 1)
+        spec = model_sites.spec(config, site, batch=1, n_tokens=1)
         heads = range(spec.size("H")) if "H" in spec.axes else [-1]
         rows += [(index, layer, head) for layer in range(spec.n_layer) for head in heads]
     cells: Coordinates = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))
@@ -120,9 +120,13 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
 
 
 def place_at(
-    edit: Edit, cell: Cell, window: Number, n_frames: Number, when: Bool[Array, "..."] | None = None
+    edit: Edit,
+    cell: Cell,
+    window: FrameCount,
+    n_frames: FrameCount,
+    when: Bool[Array, "..."] | None = None,
 ) -> Restrict:
-    """Sets the strength of `edit` and restricts it to one cell where `when` is true."""
+    """Sets the strength of `edit`, and restricts it to one cell and to where `when` is True."""
     frames = None
     if "time" in cell:
         frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))

@@ -73,7 +73,7 @@ class Restrict(EditBase):
     when: Any = None
 
     def __call__(self, x: Array, at: At) -> Array:
-        # `where`, because a product with 0 would keep an infinity or NaN of the edit.
+        # `where`, because 0 times a NaN or infinity in the result of the edit is NaN.
         return jnp.where(self.mask(x, at), self.edit(x, at).astype(x.dtype), x)
 
     def mask(self, x: Array, at: At) -> Bool[Array, "..."]:
@@ -120,7 +120,8 @@ class Restrict(EditBase):
         for name, axis in axis_of.items():
             indices = getattr(self, name)
             if indices is not None:
-                check_within(indices, _axis_size(spec, axis, name), name, spec.site)
+                size = _axis_size(spec, axis, name)
+                check_within(indices, size=size, name=name, site=spec.site)
         check_edit(self.edit, spec)
 
 
@@ -148,7 +149,8 @@ def only(
         frames: encoder frames of 20 ms. At cross-attention sites they select keys. At encoder
             sites they select the time axis.
         rows: rows of the batch.
-        when: a boolean, or a function of `at` whose result broadcasts to `x`.
+        when: True where the edit applies. A boolean, a bool array that broadcasts to `x`, or a
+            function of `at` that returns one of these.
 
     Returns:
         An edit.

@@ -15,7 +15,7 @@ def select_matching(value: Array, x: Array, at: At) -> tuple[Array, Bool[Array, 
 
     Returns:
         The selected values, which broadcast to `x`, and a mask. The mask is False at positions
-        that `value` does not have: padding, and tokens after its end.
+        that `value` does not have, which are padding and tokens after the end of `value`.
     """
     value = jnp.asarray(value).astype(x.dtype)
     if value.ndim == x.ndim + 1:
@@ -65,5 +65,5 @@ def _misfit_message(shape: tuple[int, ...], spec: SiteSpec) -> str:
     return (
         f"value: shape {list(shape)} does not fit {spec.site!r}; expected {layers}"
         f"{list(spec.shape)} (axes {' '.join(spec.axes)}); axes of size 1 are allowed. If the "
-        "source covers only the beginning, pass partial=True. Otherwise align its length first."
+        "value covers only the beginning, pass partial=True. Otherwise align its length first."
     )

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxasr import pytrees
 from jaxasr.taps import is_traced
+
+# Types of indices that have values to print. JAX also puts placeholders into pytrees.
+_INDICES = (jax.Array, np.ndarray, np.integer, int)
 
 
 @pytrees.dataclass
@@ -25,7 +29,8 @@ class Among:
         return self.values.min(), self.values.max() + 1
 
     def __repr__(self) -> str:
-        return "traced" if is_traced(self.values) else str(np.asarray(self.values).tolist())
+        has_values = isinstance(self.values, _INDICES) and not is_traced(self.values)
+        return str(np.asarray(self.values).tolist()) if has_values else "traced"
 
 
 @pytrees.dataclass
@@ -43,8 +48,9 @@ class Between:
         return self.start, self.stop
 
     def __repr__(self) -> str:
-        traced = is_traced(self.start, self.stop)
-        return "traced" if traced else f"{int(self.start)}:{int(self.stop)}"
+        bounds = self.start, self.stop
+        has_values = all(isinstance(x, _INDICES) for x in bounds) and not is_traced(bounds)
+        return f"{int(self.start)}:{int(self.stop)}" if has_values else "traced"
 
 
 Place = Among | Between
@@ -98,8 +104,11 @@ def _int32(index: Any) -> Any:
     return (jnp if is_traced(index) else np).asarray(index, jnp.int32)
 
 
-def check_within(indices: Place, size: int, name: str, site: str) -> None:
-    """Raises ValueError if indices lie outside of [0, size). Traced indices are not checked."""
+def check_within(indices: Place, *, size: int, name: str, site: str) -> None:
+    """Raises ValueError if indices lie outside of [0, size). Does not check traced indices.
+
+    `name` is the argument that holds `indices`, and `site` is the edited site.
+    """
     low, high = indices.bounds()
     if not is_traced(low, high) and (int(np.min(low)) < 0 or int(np.max(high)) > size):
         raise ValueError(

@@ -43,7 +43,7 @@ class RandomDirection(EditBase):
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError if `value` does not fit the site."""
-        check_patch_value(self.value, spec, False)
+        check_patch_value(self.value, spec, partial=False)
 
 
 def _norm(x: Array) -> Array:

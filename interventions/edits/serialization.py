@@ -206,7 +206,10 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def _check(name: str, value: Any, expected_type: FieldType, path: str) -> None:
-    """Raises ValueError if a value has another type or contains NaN."""
+    """Raises ValueError if the value of field `name` has another type or contains NaN.
+
+    `path` names the place of the value in messages, such as "edits['decoder.ln'].scale".
+    """
     expected, fits = expected_type
     if not fits(value):
         raise ValueError(f"{path}: expected {expected} as {name!r}, got {type(value).__name__}.")
@@ -221,7 +224,10 @@ def _check(name: str, value: Any, expected_type: FieldType, path: str) -> None:
 
 
 def _describe(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    """Returns the JSON description of a value. Adds its arrays to `arrays`."""
+    """Returns the JSON description of a value, and adds its arrays to `arrays`.
+
+    `path` names the place of the value in messages.
+    """
     if type(value) in _CLASSES.values():
         fields = {
             f.name: _describe_field(value, f.name, path, arrays) for f in dataclasses.fields(value)

@@ -13,10 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from interventions.effects import row_bytes
 from interventions.forward import positions_of
 from interventions.metrics import LogitDiff
+from interventions.patching.axes import axes_of_run
+from interventions.patching.row_chunks import (
+    RowChunks,
+    Rows,
+    encode_rows,
+    rows_that_fit,
+    select_rows,
+)
 from interventions.run import Run
 from interventions.scored_tokens import check_tokens
 from interventions.scoring import scored_position
@@ -24,6 +34,7 @@ from jaxasr import compiled
 from jaxasr.attention import Attention
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.decoder import Decoder
+from jaxasr.meshes import DATA, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import merge, reduce, select
 
@@ -49,6 +60,8 @@ def direct_logit_attribution(
     position: int = -1,
     *,
     window_s: float | None = None,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
 ) -> xr.Dataset:
     """Splits a logit, or a difference of two, into the direct contributions of all components.
 
@@ -59,6 +72,8 @@ def direct_logit_attribution(
         foil: the token whose logit is subtracted from that of `answer`. Default: none.
         position: the token after which the logit is read. Negative values count from the end.
         window_s: seconds of audio per entry of `frames`. Default: one frame of 20 ms.
+        mesh: devices that divide the rows, as in `sweep`.
+        recordings: rows that a device computes together, as in `sweep`.
 
     Returns:
         A Dataset with the variables below. Their first dimension is "example" if B > 1.
@@ -107,7 +122,7 @@ def direct_logit_attribution(
     tokens = {"answer": answer} | ({} if foil is None else {"foil": foil})
     for name, token in tokens.items():
         check_tokens(token, model.config.n_vocab, run.batch, name)
-    ids = [jnp.broadcast_to(jnp.asarray(token), (run.batch,)) for token in tokens.values()]
+    ids = [np.broadcast_to(np.asarray(token), (run.batch,)) for token in tokens.values()]
     window = 1 if window_s is None else round(window_s * FRAMES_PER_S)
     if window < 1:
         raise ValueError(
@@ -116,7 +131,25 @@ def direct_logit_attribution(
     # `scored_position` reads only the position of a metric, so the token ids are zeros.
     metric = LogitDiff(jnp.zeros(2, jnp.int32), position)
     column = scored_position(metric, jnp.shape(run.tokens)[1])
-    split = compiled.call(_split_logit, model, run.encode(model), ids, column=column, window=window)
+    mesh, n_bytes = resolve_mesh(mesh), row_bytes.direct_logits(model.config, column + 1)
+    chunks = RowChunks.of(run.batch, rows_that_fit(n_bytes), mesh, recordings)
+    model = place_parameters(model, mesh)
+
+    def split_rows(rows: Rows) -> dict[str, Array]:
+        encoded, _ = encode_rows(model, select_rows(run, rows), mesh)
+        return compiled.call_on_mesh(
+            mesh,
+            _split_logit,
+            model,
+            encoded,
+            [token[rows] for token in ids],
+            specs=(P(), specs_of(axes_of_run(encoded)), P(DATA)),
+            out_specs=P(DATA),
+            column=column,
+            window=window,
+        )
+
+    split = chunks.map(split_rows)
     return _to_dataset(split, window)
 
 
@@ -249,8 +282,7 @@ def _sum_windows(frames: Float[Array, "L B H S"], window: int) -> Float[Array, "
     return padded.reshape(*frames.shape[:3], -1, window).sum(-1)
 
 
-def _to_dataset(split: Mapping[str, Array], window: int) -> xr.Dataset:
-    values = {name: np.asarray(value) for name, value in split.items()}
+def _to_dataset(values: Mapping[str, np.ndarray], window: int) -> xr.Dataset:
     n_examples = len(values["logit"])
     _, n_layer, n_head, n_windows = values["frames"].shape
     coords = {

@@ -7,18 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float
 
 from interventions import forward
 from interventions.edits.combining import position_and_frame_axes
+from interventions.effects import row_bytes
 from interventions.effects.first_order_cells import SiteCells, ablated, effect_of_cells
 from interventions.metrics import Metric, Rank
+from interventions.patching.axes import axes_of_run
 from interventions.patching.grid import Grid
+from interventions.patching.row_chunks import RowChunks, Rows, rows_that_fit, select_rows
 from interventions.patching.sources import check_source, resampled
 from interventions.run import Run
-from interventions.scoring import check_metric
+from interventions.scoring import StackedMetric, check_metric
 from jaxasr import compiled, pytrees, sites
 from jaxasr.config import FRAMES_PER_S
+from jaxasr.meshes import DATA, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Acts, At, select
 
@@ -34,6 +39,8 @@ def attribution(
     window_s: float = 0.5,
     n_frames: int | None = None,
     correction: bool = True,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
 ) -> xr.DataArray | dict[str, xr.DataArray]:
     """Estimates metric(patched) - metric(unpatched) at every cell of a sweep, to first order.
 
@@ -56,6 +63,8 @@ def attribution(
         correction: at sites `q` and `k`, recompute the softmax under the patch and linearise only
             the rest of the model (see References). The change of the head's output is then exact
             for each single position of `q`, and for each single position or window of `k`.
+        mesh: devices that divide the rows, as in `sweep`.
+        recordings: rows that a device computes together, as in `sweep`.
 
     Returns:
         A DataArray with the dimensions and labels of `sweep`. Its coordinate `baseline` is the
@@ -102,20 +111,30 @@ def attribution(
         SiteCells(name, grid.dims, grid.window, correction and name.endswith((".q", ".k")))
         for name, grid in zip(names, grids)
     )
-    source_run, ablation = (source, None) if isinstance(source, Run) else (None, source)
-    # `n_frames` is an array, so that recordings of other lengths share the program.
-    baseline, effects = compiled.call(
-        _estimate,
-        model,
-        target,
-        source_run,
-        np.int32(n_frames),
-        metric,
-        cells=cells,
-        ablation=ablation,
-    )
+    chunks, mesh = _row_chunks(model, target, source, cells, mesh, recordings)
+    model = place_parameters(model, mesh)
+
+    def estimate_rows(rows: Rows) -> tuple[Array, list[Array]]:
+        runs = [select_rows(run, rows) for run in (target, source) if isinstance(run, Run)]
+        run, source_run = (*runs, None)[:2]
+        return compiled.call_on_mesh(
+            mesh,
+            _estimate,
+            model,
+            run,
+            source_run,
+            # An array, so that recordings of other lengths share the program.
+            np.int32(n_frames),
+            StackedMetric.of(metric, rows),
+            specs=(P(), _specs(run), _specs(source_run), P(), P(DATA)),
+            out_specs=P(DATA),
+            cells=cells,
+            ablation=None if isinstance(source, Run) else source,
+        )
+
+    baseline, effects = chunks.map(estimate_rows)
     results = {
-        name: _to_array(grid, target, np.asarray(effect), np.asarray(baseline), metric)
+        name: _to_array(grid, target, effect, baseline, metric)
         for name, grid, effect in zip(names, grids, effects)
     }
     return results[site] if isinstance(site, str) else results
@@ -137,6 +156,26 @@ def _check_arguments(target: Run, source: Run | str, metric: Metric, over: Seque
             "over: a first-order estimate is proportional to 'alpha'. Leave out 'alpha' and "
             "multiply the estimate by each strength."
         )
+
+
+def _row_chunks(
+    model: Whisper,
+    target: Run,
+    source: Run | str,
+    cells: tuple[SiteCells, ...],
+    mesh: Mesh | None,
+    recordings: int | None,
+) -> tuple[RowChunks, Mesh | None]:
+    """Divides the rows into chunks that fit the memory. Also returns the resolved mesh."""
+    mesh, n_tokens = resolve_mesh(mesh), jnp.shape(target.tokens)[1]
+    names = {name for c in cells for name in (c.site, c.grad_site, *c.read_sites)}
+    encodes = any(isinstance(run, Run) and run.memory is None for run in (target, source))
+    n_bytes = row_bytes.attribution(model.config, n_tokens, names, encodes)
+    return RowChunks.of(target.batch, rows_that_fit(n_bytes), mesh, recordings), mesh
+
+
+def _specs(run: Run | None) -> Any:
+    return None if run is None else specs_of(axes_of_run(run))
 
 
 def _grid(
@@ -173,7 +212,7 @@ def _estimate(
     target: Run,
     source: Run | None,
     n_frames: Array,
-    metric: Metric,
+    metric: StackedMetric,
     *,
     cells: tuple[SiteCells, ...],
     ablation: str | None,
@@ -193,7 +232,7 @@ def _estimate(
 
 
 def _gradients(
-    model: Whisper, target: Run, metric: Metric, read_sites: list[str], grad_sites: list[str]
+    model: Whisper, target: Run, metric: StackedMetric, read_sites: list[str], grad_sites: list[str]
 ) -> tuple[Float[Array, "B"], Acts, Acts]:
     """Runs one forward and one backward pass of the target.
 

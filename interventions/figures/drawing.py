@@ -39,7 +39,7 @@ def draw_map(
 ) -> "QuadMesh":
     """Draws one map of cells on `axes`.
 
-    A dot marks a cell whose p-value against the best of all cells (`p_any`) is below 0.05.
+    A dot marks a cell whose corrected p-value (`p_any` of `summarize`) is below 0.05.
 
     Args:
         axes: matplotlib axes.
@@ -108,12 +108,12 @@ def draw_spectrogram(
         vmin=mel.max() - 1.5,
     )
     axes.set(yticks=[], ylabel="mel")
-    slant = 45 if len(words) > 12 else 0
+    slant = 45 if len(words) > 12 else 0  # degrees; many horizontal words would overlap
     for text, start, end in words:
         axes.axvline(start, color="0.35", linewidth=0.5)
         axes.text(
             (start + end) / 2,
-            len(mel) * 1.04,
+            len(mel) * 1.04,  # just above the spectrogram
             escape_for_drawing(text.strip()),
             ha="center",
             fontsize=6.5,

@@ -45,7 +45,7 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> Path:
             f"path: expected a name that ends in .{', .'.join(FORMATS)}, got {path.name!r}."
         )
     metadata = {"Date": None} if kind == "svg" else None
-    # matplotlib makes random ids in an svg unless it gets a salt.
+    # Without the option `svg.hashsalt`, matplotlib writes random ids into an svg.
     svg_options = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"})
     with replacing(path) as temporary, svg_options:
         figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)

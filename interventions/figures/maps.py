@@ -51,7 +51,7 @@ def plot(
             `sequence_sweep` or `generation_sweep`, which `plot` summarises.
         variable: the variable of the summary to draw. Default: "mean". For the results of
             `sequence_sweep` and `generation_sweep`, the score whose mean change is drawn, such as
-            "wer" or "resolved".
+            "wer" or "resolved" (whether the edit ends a repetition loop).
         mel: a spectrogram [n_mels, frames] of 100 frames per second, drawn above maps over time.
         words: text, start and end (seconds) of each word to mark in maps over time. Used only with
             `mel`.
@@ -108,7 +108,7 @@ def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
     """Draws one curve over strengths, with its interval, per cell of the other dimensions."""
     import matplotlib
 
-    figure = new_figure(5.6, 3.6)
+    figure = new_figure(width=5.6, height=3.6)
     axes, values = figure.subplots(), summary[variable]
     others = [dim for dim in values.dims if dim != "alpha"]
     cells = list(itertools.product(*(range(values.sizes[dim]) for dim in others)))
@@ -182,7 +182,9 @@ def _draw_maps(
     values = summary[variable]
     layout = _layout(values)
     spectrogram = mel if layout.across == "time" else None
-    figure, spectrogram_axes, map_axes = _create_axes(layout, spectrogram is not None)
+    figure, spectrogram_axes, map_axes = _create_axes(
+        layout, has_spectrogram=spectrogram is not None
+    )
     if spectrogram is not None and spectrogram_axes is not None:
         draw_spectrogram(spectrogram_axes, spectrogram, words)
     else:
@@ -196,7 +198,8 @@ def _draw_maps(
         title = "  ".join(f"{dim} {values[dim].values[index]}" for dim, index in panel.items())
         axes.set_title(title, fontsize=9, loc="left")
     map_axes[-1].set_xlabel(_AXIS_LABELS.get(layout.across, layout.across))
-    shrink = 0.9 if len(map_axes) < 3 else 0.4  # of the height of all maps
+    # The height of the colour bar, as a fraction of the height of all maps.
+    shrink = 0.9 if len(map_axes) < 3 else 0.4
     figure.colorbar(mesh, ax=map_axes, label=label, shrink=shrink)
     if site := summary.attrs.get("site"):
         figure.suptitle(site, fontsize=10)

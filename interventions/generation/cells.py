@@ -1,89 +1,47 @@
 """Generates text, or scores a given text, under the decoder edits of many cells."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from interventions.generation.cell_edits import CellEdits, MakeEdits
+from interventions.generation.decoding_bytes import cells_bytes
+from interventions.generation.row_values import (
+    acts_on_rows_alone,
+    cell_specs,
+    row_axis,
+    value_of_rows,
+    with_value,
+)
+from interventions.patching.chunks import run_one_ahead
+from interventions.patching.row_chunks import RowChunks, rows_that_fit
 from interventions.run import Run
-from jaxasr import compiled, pytrees
+from jaxasr import compiled
 from jaxasr.cache import Memory
 from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
+from jaxasr.meshes import (
+    CELLS,
+    DATA,
+    axes_of_memory,
+    axis_size,
+    place_parameters,
+    resolve_mesh,
+    specs_of,
+)
 from jaxasr.model import Whisper
 from jaxasr.taps import Edits
 
-MakeEdits = Callable[[Any], Edits]  # makes `{site: edit}` of one cell
 Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]  # token ids of B prompts
 Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]  # index of the row whose tokens a row decodes
 # Default number of cells that decode together in one loop.
 CELLS_PER_LOOP = 64
-
-_Result = TypeVar("_Result")
-
-
-@pytrees.dataclass
-class CellEdits:
-    """The edits of K cells.
-
-    Attributes:
-        arrays: the arrays of the cells, each with a leading [K] axis.
-        structure: the static part of a cell. It decides what is compiled.
-        edits_of: makes the edits of one cell; None if a cell is `{site: edit}` itself.
-
-    Example:
-        ```python
-        from interventions.edits import AtCell, Zero
-        from interventions.generation.cells import CellEdits
-
-        cells = CellEdits.of({"layer": np.arange(4)}, AtCell(Zero(), "decoder.mlp_out"))
-        len(cells.take(np.array([0, 2])))  # 2
-        ```
-    """
-
-    arrays: list[Any]
-    structure: compiled.Structure = pytrees.field(pytree_node=False)
-    edits_of: MakeEdits | None
-
-    @classmethod
-    def of(cls, cells: Any, edits_of: MakeEdits | None) -> "CellEdits":
-        """Splits a pytree of cells into its arrays and its static structure.
-
-        Args:
-            cells: a pytree whose arrays have a leading [K] axis.
-            edits_of: makes the edits of one cell; None if a cell is `{site: edit}` itself.
-
-        Raises:
-            ValueError: there is no array or no cell, or the arrays differ in the leading axis.
-        """
-        arrays, structure = compiled.split(cells)
-        numbers = {np.shape(array)[:1] for array in arrays}  # () for an array without axes
-        if len(numbers) != 1 or () in numbers or (0,) in numbers:
-            raise ValueError(
-                "cells: expected arrays with the same leading axis of cells, "
-                f"got shapes {[np.shape(array) for array in arrays]}."
-            )
-        return cls([jnp.asarray(array) for array in arrays], structure, edits_of)
-
-    def __len__(self) -> int:
-        return len(self.arrays[0])
-
-    def take(self, index: Int[np.ndarray, "n"]) -> "CellEdits":
-        """Returns the cells at the indices `index`."""
-        return dataclasses.replace(self, arrays=[array[index] for array in self.arrays])
-
-    def edits(self, arrays: list[Array]) -> Edits:
-        """Returns the edits of one cell from its arrays, without the [K] axis."""
-        cell = self.structure.join(arrays)
-        return cell if self.edits_of is None else self.edits_of(cell)
-
-    def vmap(self, fn: Callable[[Edits], _Result], axis_name: str | None = None) -> _Result:
-        """Maps `fn` over the edits of every cell with `jax.vmap`."""
-        return jax.vmap(lambda arrays: fn(self.edits(arrays)), axis_name=axis_name)(self.arrays)
 
 
 def generate_cells(
@@ -99,6 +57,8 @@ def generate_cells(
     no_speech: tuple[int, int] | None = None,
     leader: Leaders | None = None,
     batch: int | None = None,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
 ) -> Generation:
     """Generates greedily under the decoder edits of every cell.
 
@@ -119,14 +79,20 @@ def generate_cells(
             position of the prompt.
         leader: int [B]. Row b reads the tokens that row `leader[b]` generates. Default: every row
             reads its own tokens.
-        batch: number of cells that decode together. The last batch is padded, so that all batches
-            share one compiled program. Default: 64.
+        batch: number of cells that decode together on a device. The last batch is padded, so that
+            all batches share one compiled program. Default: 64.
+        mesh: devices that divide the recordings and the cells, as in `sweep`. Each device holds
+            some recordings, so that only the value of a `Patch` or `Mix` in an `AtCell` may have
+            one row per recording.
+        recordings: recordings that a device decodes together. Default: as many as fit the memory.
+            All recordings without a mesh, if an edit may read more than its own recording.
 
     Returns:
         A `Generation` of NumPy arrays with a leading [K] axis.
 
     Raises:
-        ValueError: arrays have different leading axes. Other errors are those of `jaxasr.generate`.
+        ValueError: arrays have different leading axes, or `leader` comes with a mesh that divides
+            the recordings. Other errors are those of `jaxasr.generate`.
 
     Example:
         ```python
@@ -142,27 +108,74 @@ def generate_cells(
         out.tokens.shape  # (2, 1, 4)
         ```
     """
-    cell_edits, prompt = CellEdits.of(cells, edits_of), jnp.asarray(prompt, jnp.int32)
-    n_cells, chunks = len(cell_edits), []
+    cell_edits, prompt = CellEdits.of(cells, edits_of), np.asarray(prompt, np.int32)
+    n_rows, n_cells, mesh = len(prompt), len(cell_edits), resolve_mesh(mesh)
     batch = min(CELLS_PER_LOOP, n_cells) if batch is None else batch
-    for start in range(0, n_cells, batch):
-        # Copies of the last cell pad the last chunk.
-        index = np.minimum(np.arange(start, start + batch), n_cells - 1)
-        out = compiled.call(
-            _generate_chunk,
-            model,
-            memory,
-            prompt,
-            leader,
-            cell_edits.take(index),
-            rules,
-            max_new_tokens=max_new_tokens,
-            eot=eot,
-            no_speech=no_speech,
+    if leader is not None:
+        _check_undivided(mesh, recordings, n_rows)
+        recordings = n_rows
+    elif recordings is None and mesh is None and not acts_on_rows_alone(edits_of, n_rows):
+        recordings = n_rows
+    n_bytes = cells_bytes(model.config, prompt.shape[1] + max_new_tokens, batch)
+    chunks, axis = (
+        RowChunks.of(n_rows, rows_that_fit(n_bytes), mesh, recordings),
+        row_axis(edits_of, n_rows),
+    )
+    model, n_devices = place_parameters(model, mesh), axis_size(mesh, CELLS)
+    parts: list[Generation] = []
+
+    def store(out: Generation, n: int) -> None:
+        parts.append(jax.tree.map(lambda x: np.asarray(x)[:, :n], out))
+
+    def dispatch() -> Iterator[Callable[[], None]]:
+        for rows in chunks:
+            padded = chunks.padded(rows)
+            of_rows = with_value(cell_edits, value_of_rows(edits_of, axis, padded))
+            row_memory = memory if len(padded) == n_rows else memory.rows(padded)
+            for start in range(0, n_cells, batch * n_devices):
+                # Copies of the last cell pad the last chunk.
+                index = np.minimum(np.arange(start, start + batch * n_devices), n_cells - 1)
+                out = compiled.call_on_mesh(
+                    mesh,
+                    _generate_chunk,
+                    model,
+                    row_memory,
+                    prompt[padded],
+                    leader,
+                    of_rows.take(index),
+                    rules,
+                    specs=(
+                        P(),
+                        specs_of(axes_of_memory(memory)),
+                        P(DATA),
+                        P(),
+                        cell_specs(of_rows, axis),
+                        P(),
+                    ),
+                    out_specs=P(CELLS, DATA),
+                    max_new_tokens=max_new_tokens,
+                    eot=eot,
+                    no_speech=no_speech,
+                )
+                yield functools.partial(store, out, len(rows))
+
+    run_one_ahead(dispatch())
+    n_batches = -(-n_cells // (batch * n_devices))
+    # Joins the cells of each chunk of rows, then the rows. Copies of the last cell are cut off.
+    of_rows = [
+        jax.tree.map(lambda *x: np.concatenate(x)[:n_cells], *parts[i : i + n_batches])
+        for i in range(0, len(parts), n_batches)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x, 1), *of_rows)
+
+
+def _check_undivided(mesh: Mesh | None, recordings: int | None, n_rows: int) -> None:
+    """Raises ValueError unless a device holds all rows, as a leader needs."""
+    if axis_size(mesh, DATA) > 1 or recordings not in (None, n_rows):
+        raise ValueError(
+            f"leader: expected all {n_rows} rows on one device. Use a mesh with one device along "
+            "'data', such as make_mesh(cells=...), and leave out recordings."
         )
-        chunks.append(jax.device_get(out))
-    # The copies that pad the last chunk are cut off.
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:n_cells], *chunks)
 
 
 def _generate_chunk(

@@ -5,30 +5,36 @@ with the stored residual stream of the unedited recording as its input.
 """
 
 import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from interventions.edits.cells import AtCell
-from interventions.edits.values import Mix, Patch, select_row
-from interventions.generation.cells import CellEdits, Ids, MakeEdits
-from interventions.memory_budget import memory_budget
-from interventions.patching.resumed_encoder import Residuals, resumed_memory
-from interventions.patching.workload import encoder_bytes
-from jaxasr import compiled, sites
+from interventions.generation.cell_edits import CellEdits, MakeEdits
+from interventions.generation.cells import Ids
+from interventions.generation.encoder_plan import CellUnit, EncoderCellPlan
+from interventions.generation.row_values import cell_specs, row_axis, value_of_rows, with_value
+from interventions.patching.chunks import run_one_ahead
+from interventions.patching.resumed_encoder import RESIDUAL_SITES, Residuals, resumed_memory
+from interventions.patching.row_chunks import Rows, encode_rows
+from interventions.run import Run
+from jaxasr import compiled
 from jaxasr.cache import Memory
-from jaxasr.config import Config
 from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
+from jaxasr.meshes import CELLS, DATA, axis_size, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import Whisper, full_precision
-from jaxasr.taps import Edits, select
+from jaxasr.taps import Edits
 
-# Bytes of memories and key-value caches of the cells that a CPU decodes together. They exceed the
-# CPU's own caches, because sharing one read of the weights among many cells saves more time.
-_DECODING_BUDGET = 1 << 30
+# The log-mel spectrograms and the unedited residuals of recordings, one of them None, and their
+# rows of the edits' value, if it has rows.
+RowInputs = tuple[Float[Array, "R M F"] | None, Residuals | None, Array | None]
 
 
 def generate_encoder_cells(
@@ -40,12 +46,14 @@ def generate_encoder_cells(
     edits_of: MakeEdits | None = None,
     budget: int | None = None,
     batch: int | None = None,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
     **options: Any,
 ) -> Generation:
     """Generates greedily from the encoder output under the encoder edits of every cell.
 
-    Encodes one example at a time. In an `AtCell`, the value of a `Patch` or `Mix` may have one row
-    per example.
+    Cells of several recordings are encoded and decoded together. In an `AtCell`, the value of a
+    `Patch` or `Mix` may have one row per recording.
 
     Args:
         model: the model.
@@ -56,7 +64,11 @@ def generate_encoder_cells(
         edits_of: makes the edits of one cell, such as `AtCell`. Default: a cell is `{site: edit}`.
         budget: bytes of the cells that are computed together. Default: a size chosen for the
             device.
-        batch: most cells to compute together. Default: as many as the budget allows.
+        batch: most cells of a recording to compute together. Default: as many as the budget
+            allows.
+        mesh: devices that divide the recordings and the cells, as in `sweep`.
+        recordings: recordings that a device encodes together. Default: as many as the budget
+            allows.
         options: options of `jaxasr.generate`. `max_new_tokens` is required.
 
     Returns:
@@ -78,169 +90,167 @@ def generate_encoder_cells(
         )
         ```
     """
-    examples = []
-    for b in range(len(mel)):
-        row = slice(b, b + 1)
-        cell_edits = CellEdits.of(cells, _select_row_of_edits(edits_of, b, len(mel)))
-        example = _Example.of(model, jnp.asarray(mel)[row], cell_edits, cells)
-        row_prompt = jnp.asarray(prompt, jnp.int32)[row]
-        examples.append(_generate_example(example, row_prompt, budget, batch, options))
-    return jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *examples)
+    mesh, prompt, axis = (
+        resolve_mesh(mesh),
+        np.asarray(prompt, np.int32),
+        row_axis(edits_of, len(mel)),
+    )
+    cell_edits = CellEdits.of(cells, edits_of)
+    n_tokens = prompt.shape[1] + options["max_new_tokens"]
+    plan = EncoderCellPlan.of(
+        model.config, cell_edits, cells, len(mel), n_tokens, budget, batch, mesh, recordings
+    )
+    encoder = _CellEncoder(place_parameters(model, mesh), mel, prompt, cell_edits, axis, plan, mesh)
+    parts: list[tuple[list[CellUnit], Generation]] = []
+    run_one_ahead(_dispatch_loops(encoder, options, lambda *part: parts.append(part)))
+    return plan.join(parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Example:
-    """One recording and the cells that edit its encoding.
+class _CellEncoder:
+    """Encodes units of cells.
 
     Attributes:
-        model: the model.
-        mel: log-mel spectrogram of the recording.
+        model: the model, on the devices of the mesh.
+        mel: log-mel spectrograms of all recordings.
+        prompt: prompts of all recordings.
         cells: the edits of the cells.
-        site: the edited site if each cell edits one layer. None if each cell is a whole pass.
-        layers: [K], the edited layer of each cell; zeros if each cell is a whole pass.
-        residuals: the unedited residual stream before and after each layer. The pass of a cell
-            starts from it. None if each cell is a whole pass.
+        axis: the axis of recordings of the edits' value; None if all recordings share it.
+        plan: which cells are computed together.
+        mesh: the mesh; None for one device.
     """
 
     model: Whisper
-    mel: Float[Array, "1 M F"]
+    mel: Float[Array, "B M F"] | Float[np.ndarray, "B M F"]
+    prompt: Int[np.ndarray, "B T0"]
     cells: CellEdits
-    site: str | None
-    layers: Int[np.ndarray, "K"]
-    residuals: Residuals | None
+    axis: int | None
+    plan: EncoderCellPlan
+    mesh: Mesh | None
 
-    @classmethod
-    def of(
-        cls, model: Whisper, mel: Float[Array, "1 M F"], cell_edits: CellEdits, cells: Any
-    ) -> "_Example":
-        site = getattr(cell_edits.edits_of, "site", None)
-        if site not in sites.LAYERED or not isinstance(cells, dict) or "layer" not in cells:
-            return cls(model, mel, cell_edits, None, np.zeros(len(cell_edits), int), None)
-        names = "encoder.resid_pre", "encoder.resid_post"
-        acts = model.encode(mel, readout=select(*names))[1]
-        residuals = acts[names[0]], acts[names[1]]
-        return cls(model, mel, cell_edits, site, np.asarray(cells["layer"]), residuals)
+    def units(self) -> Iterator[tuple[CellUnit, Memory, Int[np.ndarray, "R T0"]]]:
+        """Yields units with the memories [R, K, 1, ...] of their cells, and with their prompts."""
+        for rows in self.plan.chunks:
+            padded = self.plan.chunks.padded(rows)
+            inputs, prompt = self._inputs_of_rows(padded), self.prompt[padded]
+            for batches in self.plan.groups_of_batches():
+                yield CellUnit(rows, batches), self._encode(inputs, batches), prompt
 
-    def make_batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
-        """Returns the indices of cells to encode together: at most `size`, all of one layer."""
-        groups = [np.flatnonzero(self.layers == layer) for layer in np.unique(self.layers)]
-        return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+    def _inputs_of_rows(self, rows: Rows) -> RowInputs:
+        value = value_of_rows(self.cells.edits_of, self.axis, rows)
+        # Selects rows of a NumPy array before they are copied to a device.
+        mel = jnp.asarray(self.mel[rows])
+        if self.plan.site is None:
+            return mel, None, value
+        run = Run(tokens=self.prompt[rows], mel=mel)
+        _, acts = encode_rows(self.model, run, self.mesh, RESIDUAL_SITES)
+        return None, (acts[RESIDUAL_SITES[0]], acts[RESIDUAL_SITES[1]]), value
 
-    def encode(self, indices: Int[np.ndarray, "n"]) -> Memory:
-        """Encodes the cells at `indices`. The result has a leading axis of cells."""
-        # All cells of a batch edit the same layer.
-        edited_layer = jnp.int32(self.layers[indices[0]])
-        return compiled.call(
+    def _encode(self, inputs: RowInputs, batches: list[Int[np.ndarray, "n"]]) -> Memory:
+        """Encodes one batch of cells on each device along "cells"."""
+        n_devices = axis_size(self.mesh, CELLS)
+        padded = [*batches, *[batches[-1]] * (n_devices - len(batches))]
+        # `np.resize` repeats the indices until the batch is full.
+        indices = np.concatenate([np.resize(x, self.plan.cells_per_batch) for x in padded])
+        cells, axes = self.cells.take(indices), _axes_of_inputs(inputs, self.axis)
+        return compiled.call_on_mesh(
+            self.mesh,
             _encode_cells,
             self.model,
-            edited_layer,
-            self.mel,
-            self.residuals,
-            self.cells.take(indices),
-            site=self.site,
+            # All cells of a batch edit the same layer.
+            self.plan.layers[[batch[0] for batch in padded]],
+            inputs,
+            with_value(cells, inputs[2]),
+            specs=(P(), P(CELLS), specs_of(axes), cell_specs(cells, self.axis)),
+            out_specs=P(DATA, CELLS),
+            site=self.plan.site,
+            axis=self.axis,
         )
+
+
+def _dispatch_loops(
+    encoder: _CellEncoder,
+    options: dict[str, Any],
+    store: Callable[[list[CellUnit], Generation], None],
+) -> Iterator[Callable[[], None]]:
+    """Dispatches decoding loops, and yields functions that wait for one and store its result."""
+    static, size = dict(options), encoder.plan.units_per_loop
+    rules, units = static.pop("rules", None), encoder.units()
+    while loop := list(itertools.islice(units, size)):
+        # Padding with the last unit lets all loops share one program.
+        padded = [*loop, *[loop[-1]] * (size - len(loop))]
+        memories, prompts = ([unit[i] for unit in padded] for i in (1, 2))
+        out = compiled.call_on_mesh(
+            encoder.mesh,
+            _generate_memories,
+            encoder.model,
+            memories,
+            prompts,
+            rules,
+            specs=(P(), P(DATA, CELLS), P(DATA), P()),
+            out_specs=P(None, DATA, CELLS),
+            **static,
+        )
+        yield functools.partial(store, [unit for unit, _, _ in loop], out)
+
+
+def _axes_of_inputs(inputs: RowInputs, axis: int | None) -> Any:
+    """Returns the axis of recordings of every array of the inputs."""
+    return tuple(jax.tree.map(lambda _, a=a: a, x) for x, a in zip(inputs, (0, 1, axis)))
 
 
 def _encode_cells(
     model: Whisper,
-    edited_layer: Int[Array, ""],
-    mel: Float[Array, "1 M F"],
-    residuals: Residuals | None,
+    layers: Int[Array, "1"],
+    inputs: RowInputs,
     cells: CellEdits,
     *,
     site: str | None,
+    axis: int | None,
 ) -> Memory:
-    def encode_cell(edits: Edits) -> Memory:
-        if site is None or residuals is None:
-            return model.encode(mel, edits)[0]
-        return resumed_memory(model, site, residuals, edits, edited_layer)
+    """Encodes K cells of R recordings. The arrays of the result begin with [R, K, 1]."""
 
+    def encode_row(inputs: RowInputs) -> Memory:
+        mel, residuals, value = inputs
+
+        def encode_cell(edits: Edits) -> Memory:
+            if site is None or residuals is None:
+                assert mel is not None
+                return model.encode(mel, edits)[0]
+            return resumed_memory(model, site, residuals, edits, layers[0])
+
+        of_row = with_value(cells, value)
+        if len(cells) > 1:
+            return of_row.vmap(encode_cell)
+        # Without `vmap`, a single cell runs the kernels of an ordinary pass.
+        edits = of_row.edits([array[0] for array in of_row.arrays])
+        return jax.tree.map(lambda x: x[None], encode_cell(edits))
+
+    axes = _axes_of_inputs(inputs, axis)
     with full_precision(model):
-        return cells.vmap(encode_cell)
-
-
-def _generate_example(
-    example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
-) -> Generation:
-    """Encodes cells in batches of one layer each. Decodes several batches together."""
-    config = example.model.config
-    # Two limits apply: cells per encoder pass, and cells per decoding loop.
-    max_encoded = max(1, memory_budget(budget) // encoder_bytes(config))
-    batches = example.make_batches(min(max_encoded, batch or max_encoded))
-    cells_per_batch = min(max_encoded, batch) if batch else max(map(len, batches))
-    n_tokens = prompt.shape[1] + options["max_new_tokens"]
-    max_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(config, n_tokens)
-    max_batches = batch // cells_per_batch if batch else len(batches)
-    batches_per_loop = min(max_batches, max(1, max_decoded // cells_per_batch))
-    parts = []
-    for i in range(0, len(batches), batches_per_loop):
-        chunk = batches[i : i + batches_per_loop]
-        # Padding with the last batch lets all chunks share one executable.
-        padding = [batches[-1]] * (batches_per_loop - len(chunk))
-        out = _generate_batches(example, [*chunk, *padding], cells_per_batch, prompt, options)
-        for j, indices in enumerate(chunk):
-            start, stop = j * cells_per_batch, j * cells_per_batch + len(indices)
-            parts.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], out))
-    # Batches are sorted by layer. The inverse of their order restores the order of cells.
-    order = np.argsort(np.concatenate(batches))
-    return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
-
-
-def _generate_batches(
-    example: _Example,
-    batches: list[Int[np.ndarray, "n"]],
-    cells_per_batch: int,
-    prompt: Array,
-    options: dict[str, Any],
-) -> Generation:
-    """Generates for several batches at once, each padded to `cells_per_batch` cells."""
-    # `np.resize` repeats the indices until there are `cells_per_batch`.
-    memories = [example.encode(np.resize(indices, cells_per_batch)) for indices in batches]
-    memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
-    static = {name: value for name, value in options.items() if name != "rules"}
-    out = compiled.call(
-        _generate_memories, example.model, memory, prompt, options.get("rules"), **static
-    )
-    return jax.device_get(out)
+        if all(x.shape[a] == 1 for x, a in zip(*map(jax.tree.leaves, (inputs, axes)))):
+            return jax.tree.map(lambda x: x[None], encode_row(inputs))
+        return jax.vmap(
+            lambda row: encode_row(jax.tree.map(jnp.expand_dims, row, axes)), in_axes=(axes,)
+        )(inputs)
 
 
 def _generate_memories(
-    model: Whisper, memories: Memory, prompt: Array, rules: LogitFilter | None, **options: Any
+    model: Whisper,
+    memories: list[Memory],
+    prompts: list[Int[Array, "R T0"]],
+    rules: LogitFilter | None,
+    **options: Any,
 ) -> Generation:
-    def generate_cell(memory: Memory) -> Generation:
-        return generate(model, memory, prompt=prompt, rules=rules, axis_name="cells", **options)
+    """Generates from the memories [R, K, 1, ...] of units. The result begins with [units, R, K]."""
+    memory, prompt = jax.tree.map(lambda *x: jnp.stack(x), *memories), jnp.stack(prompts)
+    shape = memory.xa.shape[:3]
+    prompt = jnp.broadcast_to(prompt[:, :, None], (*shape, prompt.shape[-1]))
 
-    return jax.vmap(generate_cell, axis_name="cells")(memories)
+    def generate_cell(memory: Memory, prompt: Int[Array, "T0"]) -> Generation:
+        return generate(model, memory, prompt[None], rules=rules, axis_name="cells", **options)
 
-
-def decoding_bytes(config: Config, n_tokens: int) -> int:
-    """Returns the bytes that decoding one cell takes in float32.
-
-    These are the memory, the key-value cache and three copies of the logits.
-
-    Args:
-        config: dimensions of the model.
-        n_tokens: number of tokens, prompt included.
-
-    Example:
-        >>> import jaxasr
-        >>> decoding_bytes(jaxasr.SIZES["tiny.en"], n_tokens=4) > 0
-        True
-    """
-    return 4 * (
-        (2 * config.n_text_layer + 1) * config.n_audio_ctx * config.n_text_state
-        + 2 * config.n_text_layer * n_tokens * config.n_text_state
-        + 3 * config.n_vocab
-    )
-
-
-def _select_row_of_edits(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
-    """Returns `edits_of` with only row `b` of its value, if the value has one row per example."""
-    edit = getattr(edits_of, "edit", None)
-    if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):
-        return edits_of
-    # At a site with layers, the axis of examples follows the axis of layers.
-    shape, axis = getattr(edit.value, "shape", ()), int(edits_of.site in sites.LAYERED)
-    if len(shape) != len(sites.SITES[edits_of.site]) + axis or shape[axis] != batch:
-        return edits_of
-    return dataclasses.replace(edits_of, edit=select_row(edit, edits_of.site, b))
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), (memory, prompt))
+    out = jax.vmap(generate_cell, axis_name="cells")(*flat)
+    # The axis of size 1 in each cell is its batch.
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[2:]), out)

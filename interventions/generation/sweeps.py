@@ -7,27 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from interventions.edits.cells import AtCell
 from interventions.edits.values import Zero
-from interventions.generation.cells import (
-    CELLS_PER_LOOP,
-    CellEdits,
-    Ids,
-    Leaders,
-    MakeEdits,
-    generate_cells,
-)
+from interventions.generation.cell_edits import CellEdits, MakeEdits
+from interventions.generation.cells import CELLS_PER_LOOP, Ids, Leaders, generate_cells
 from interventions.generation.encoder_cells import generate_encoder_cells
 from interventions.generation.text_metrics import decoded_texts, labelled_dataset, text_metrics
+from interventions.generation.unedited import encode_recordings, generate_unedited
 from interventions.patching.grid import Grid
 from jaxasr import sites
 from jaxasr.audio import log_mel, n_frames
 from jaxasr.cache import Memory
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.decoding import LogitFilter
-from jaxasr.generate import Generation, generate
+from jaxasr.generate import Generation
+from jaxasr.meshes import resolve_mesh
 from jaxasr.recogniser import Recogniser
 from jaxasr.rules import rules_for
 from jaxasr.taps import Edit
@@ -51,6 +48,8 @@ def sequence_sweep(
     leader: Leaders | None = None,
     batch: int | None = None,
     budget: int | None = None,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
 ) -> xr.Dataset:
     """Generates and scores the text of every example under the edits of every cell.
 
@@ -76,6 +75,8 @@ def sequence_sweep(
         batch: number of cells that are computed together.
         budget: bytes of the encoder cells that are computed together. Default: a size chosen for
             the device.
+        mesh: devices that divide the recordings and the cells, as in `sweep`.
+        recordings: recordings that a device computes together, as in `sweep`.
 
     Returns:
         A Dataset over (*coords, "example"). It holds `text`, `length` in tokens, `avg_logprob`,
@@ -119,27 +120,25 @@ def sequence_sweep(
         "eot": special.eot,
         "no_speech": (np.asarray(prompt)[0].tolist().index(special.sot), special.no_speech),
     }
-    model, rows, ids = asr.model, np.arange(len(prompt)), jnp.asarray(prompt, jnp.int32)
+    model, rows, mesh = asr.model, np.arange(len(prompt)), resolve_mesh(mesh)
     # Only rows that read their own tokens have a text of their own.
     examples = rows if leader is None else np.flatnonzero(np.asarray(leader) == rows)
+    division: dict[str, Any] = {"mesh": mesh, "recordings": recordings}
+    common = {"edits_of": edits_of, "batch": batch, **division, **options}
     if isinstance(memory, Memory):
-        options["leader"] = None if leader is None else jnp.asarray(leader)
-        unedited = generate(model, memory, ids, **options)
-        out = generate_cells(
-            model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options
-        )
+        leaders = None if leader is None else jnp.asarray(leader)
+        out = generate_cells(model, memory, prompt, cells, leader=leaders, **common)
+        unedited = generate_unedited(model, memory, prompt, leader=leaders, **division, **options)
     elif leader is not None:
         raise ValueError(
             "leader: not defined for edits of the encoder, which runs before any token is "
             "generated. Leave it out, or edit the decoder."
         )
     else:
-        unedited = generate(model, model.encode(jnp.asarray(memory))[0], ids, **options)
-        out = generate_encoder_cells(
-            model, memory, prompt, cells, edits_of=edits_of, budget=budget, batch=batch, **options
-        )
+        out = generate_encoder_cells(model, memory, prompt, cells, budget=budget, **common)
+        unedited = generate_unedited(model, memory, prompt, **division, **options)
     # The unedited texts get an axis of one cell, as `text_metrics` expects.
-    unedited = jax.tree.map(lambda x: np.asarray(x)[None, examples], unedited)
+    unedited = jax.tree.map(lambda x: x[None, examples], unedited)
     out: Generation = jax.tree.map(lambda x: x[:, examples], out).check_finite()
     references = decoded_texts(asr.tokenizer, unedited)[0] if references is None else references
     return labelled_dataset(
@@ -160,6 +159,7 @@ def generation_sweep(
     seconds: float | None = None,
     alphas: Sequence[float] = (1.0,),
     language: str | None = None,
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> xr.Dataset:
     """Generates and scores the texts of recordings under an edit at every cell of a grid.
@@ -177,6 +177,7 @@ def generation_sweep(
         seconds: end of the last window of "time". Default: the length of the longest recording.
         alphas: strengths of the edit along "alpha".
         language: language of the recordings, for multilingual models.
+        mesh: devices that divide the recordings and the cells, as in `sweep`.
         options: options of `sequence_sweep`.
 
     Returns:
@@ -194,7 +195,7 @@ def generation_sweep(
         layers.d_wer  # [layer, example]
         ```
     """
-    recordings = [audio] if isinstance(audio, np.ndarray | jax.Array) else list(audio)
+    recordings, mesh = _as_list(audio), resolve_mesh(mesh)
     prompt = np.tile(np.asarray(asr.tokenizer.prompt(language), np.int32), (len(recordings), 1))
     n_tokens = prompt.shape[1] + options.setdefault("max_new_tokens", 224)
     longest = max(n_frames(len(samples)) for samples in recordings)
@@ -216,13 +217,18 @@ def generation_sweep(
         options.setdefault("batch", min(CELLS_PER_LOOP, grid.nominal_n_cells("layer")))
     result = sequence_sweep(
         asr,
-        asr.model.encode(jnp.asarray(mel))[0] if sites.stack_of(site) == "decoder" else mel,
+        encode_recordings(asr.model, mel, mesh) if sites.stack_of(site) == "decoder" else mel,
         prompt,
         grid.cell_coords(),
         coords=grid.labels(),
         edits_of=AtCell(Zero() if edit is None else edit, site, *grid.frames),
         language=language or "en",
+        mesh=mesh,
         **options,
     )
     window = {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}
     return result.assign_attrs({"site": site, **window})
+
+
+def _as_list(audio: Samples | Sequence[Samples]) -> list[Samples]:
+    return [audio] if isinstance(audio, np.ndarray | jax.Array) else list(audio)

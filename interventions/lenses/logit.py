@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from interventions.run import Run
 from jaxasr import compiled, pytrees
@@ -113,8 +113,8 @@ def logit_lens(
     tokens = jnp.asarray(run.tokens)
     if final is None:
         # `run.decode` applied the last layer's norm and unembedding, so its logits give the top-1.
-        allowed = logits if rules is None else rules.along(logits, tokens, prompt_len or 0)
-        final = jnp.argmax(allowed, -1)
+        allowed_logits = logits if rules is None else rules.along(logits, tokens, prompt_len or 0)
+        final = jnp.argmax(allowed_logits, -1)
     final = jnp.asarray(final)
     if final.shape != tokens.shape:
         raise ValueError(
@@ -145,8 +145,8 @@ def _decode_layers(
 ) -> LogitLens:
     def decode_layer(x: Float[Array, "B T D"]) -> tuple[Array, ...]:
         logits = model.decoder.unembed(model.decoder.ln(x))
-        allowed = logits if rules is None else rules.along(logits, tokens, prompt_len)
-        logprobs = jax.nn.log_softmax(allowed)
+        allowed_logits = logits if rules is None else rules.along(logits, tokens, prompt_len)
+        logprobs = jax.nn.log_softmax(allowed_logits)
         top_logprobs, ids = jax.lax.top_k(logprobs, top_k)
         final_logprob = jnp.take_along_axis(logprobs, final[..., None], -1)
         rank = (logprobs > final_logprob).sum(-1)  # tokens of equal probability do not count
@@ -158,7 +158,7 @@ def _decode_layers(
     return LogitLens(ids, top_logprobs, final, logprob, rank, saturation_layer(rank == 0))
 
 
-def saturation_layer(is_top: Float[Array, "L *rest"]) -> Int[Array, "*rest"]:
+def saturation_layer(is_top: Bool[Array, "L *rest"]) -> Int[Array, "*rest"]:
     """Finds the earliest layer from which `is_top` is True up to the last layer.
 
     Args:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
@@ -14,21 +13,20 @@ from jaxtyping import Array, Float, Int
 from interventions.edits.cells import Coordinates
 from interventions.forward import mel_of
 from interventions.patching import programs
-from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
 from interventions.patching.cell_chunks import CellChunk
 from interventions.patching.chunks import Deferred, dispatch_cells
 from interventions.patching.plan import Plan
 from interventions.patching.recordings import Recordings
 from interventions.patching.resumed_decoder import UneditedTrace
 from interventions.patching.resumed_encoder import RESIDUAL_SITES, Residuals
+from interventions.patching.row_chunks import encode_rows, select_rows
 from interventions.patching.sources import mean_over_time
 from interventions.patching.unedited import UneditedResults
 from interventions.run import Run
 from interventions.scoring import StackedMetric
 from jaxasr import compiled, sites
-from jaxasr.cache import Memory
-from jaxasr.meshes import CELLS, DATA, axis_size
-from jaxasr.taps import Acts, select
+from jaxasr.meshes import CELLS, DATA, axis_size, specs_of
+from jaxasr.taps import Acts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,40 +137,15 @@ def _run_unedited(
     plan: Plan, run: Run, rows: Int[np.ndarray, "R"], metric: StackedMetric
 ) -> _UneditedPass:
     """Encodes and decodes `rows` of a run, and reads the activations that the sweep needs."""
-    run, acts = _encode(plan, _select_rows(run, rows), plan.encoder_sites)
+    selected = select_rows(run, rows)
+    run, acts = encode_rows(plan.decoder.model, selected, plan.mesh, plan.encoder_sites)
     decoded = plan.decoder.run(Run(tokens=run.tokens, memory=run.memory), metric)
     return _UneditedPass(run, acts | decoded.acts, decoded)
-
-
-def _encode(plan: Plan, run: Run, names: Sequence[str]) -> tuple[Run, Acts]:
-    """Encodes a run unless it is encoded and no activation of the encoder is needed."""
-    if run.memory is not None and not names:
-        return run, {}
-    n_layers = plan.model.config.n_text_layer
-    stacked = Memory(0, (0,) * n_layers, (0,) * n_layers)  # pyright: ignore
-    memory, acts = compiled.call_on_mesh(
-        plan.mesh,
-        programs.encode,
-        plan.decoder.model,
-        mel_of(run),
-        select(*names),
-        specs=(P(), P(DATA), P()),
-        out_specs=specs_of((axes_of_memory(stacked, unstacked=False), axes_of_acts(names))),
-    )
-    if run.memory is None:
-        run = dataclasses.replace(run, memory=memory, mel=None, encoded_mel=run.mel)
-    return run, acts
 
 
 def _residuals(acts: Acts) -> Residuals:
     pre, post = (acts[site] for site in RESIDUAL_SITES)
     return pre, post
-
-
-def _select_rows(run: Run, rows: Int[np.ndarray, "R"]) -> Run:
-    # Selecting all rows would copy the memory.
-    is_whole = np.array_equal(rows, np.arange(run.batch))
-    return dataclasses.replace(run, tokens=jnp.asarray(run.tokens)) if is_whole else run.rows(rows)
 
 
 def _reads_unstacked(plan: Plan) -> bool:

@@ -12,6 +12,7 @@ from interventions.patching.grid import Grid
 from interventions.patching.plan import Plan
 from interventions.patching.resumed_decoder import UneditedTrace
 from interventions.patching.resumed_encoder import RESIDUAL_SITES
+from interventions.patching.row_chunks import check_recordings
 from interventions.patching.sources import source_edit, source_run
 from interventions.patching.unedited import UneditedDecoder
 from interventions.patching.workload import Workload
@@ -89,8 +90,7 @@ def plan_sweep(
         alphas=alphas,
         selected={"layer": layers, "head": heads, "position": positions},
     )
-    if recordings is not None and recordings < 1:
-        raise ValueError(f"recordings: expected 1 or more, got {recordings}.")
+    check_recordings(recordings)
     scored, mesh = scored_position(metric, n_tokens), resolve_mesh(mesh)
     n_devices = 0 if mesh is None else axis_size(mesh, DATA)
     work = Workload(

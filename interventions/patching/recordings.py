@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from interventions.edits.values import Mix, Patch
-from interventions.patching.axes import axes_of_memory
 from interventions.patching.resumed_decoder import UneditedTrace
 from interventions.patching.resumed_encoder import Residuals
 from interventions.scoring import StackedMetric
 from jaxasr import pytrees
 from jaxasr.cache import Memory
+from jaxasr.meshes import axes_of_memory
 from jaxasr.taps import Edit
 
 

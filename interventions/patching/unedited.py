@@ -4,19 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float
 
 from interventions import forward
-from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
+from interventions.patching.axes import axes_of_acts, axes_of_run
 from interventions.run import Run
 from interventions.scoring import StackedMetric
 from jaxasr import compiled
 from jaxasr.blocks import Block
 from jaxasr.cache import Memory
 from jaxasr.decoding import unrolls_layers
-from jaxasr.meshes import DATA, place_parameters
+from jaxasr.meshes import DATA, axes_of_memory, place_parameters, specs_of
 from jaxasr.model import Whisper, full_precision
 from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Readout, select
@@ -69,7 +68,6 @@ class UneditedDecoder:
     def run(self, run: Run, metric: StackedMetric) -> UneditedResults:
         """Decodes an encoded run, and computes the metric of each row."""
         memory, acts_axes = run.encoded_memory, axes_of_acts(self.read_sites)
-        run_axes = jax.tree.map(lambda _: 0, run).replace(memory=axes_of_memory(memory))
         out_axes = 0, acts_axes, axes_of_memory(memory, unstacked=self.unrolled)
         return UneditedResults(
             *compiled.call_on_mesh(
@@ -79,7 +77,7 @@ class UneditedDecoder:
                 run,
                 metric,
                 select(*self.read_sites),
-                specs=(P(), specs_of(run_axes), P(DATA), P()),
+                specs=(P(), specs_of(axes_of_run(run)), P(DATA), P()),
                 out_specs=specs_of(out_axes),
             )
         )

@@ -16,6 +16,7 @@ from interventions.patching.grid import Grid
 from interventions.patching.packing import PackedRows, pack_columns
 from jaxasr import sites
 from jaxasr.config import Config
+from jaxasr.meshes import equal_chunk_size, size_per_device
 
 # Ends of the sites whose edit at one position changes what other positions attend to in the same
 # layer. Cross-attention sites with these ends are audio, so they have no dimension "position".
@@ -26,8 +27,6 @@ _MAX_ROWS_PER_BATCH = 512
 _MAX_CELLS_PER_CHUNK = 512
 # Bytes of the encoded recordings that a CPU holds for cells that are computed together.
 _CPU_RECORDING_BUDGET = 1 << 30
-# Number of devices for which the recordings of a sweep on a mesh are divided at least.
-_SHARES_ON_MESH = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +86,11 @@ class Workload:
     def recordings_per_device(self) -> int:
         """Number of recordings that a device computes together.
 
-        As many as fit the memory, if all cells of a layer fit into one chunk. With a mesh, the
-        recordings are divided as for eight devices, so that fewer devices compute the same chunks
-        and give the same bits.
+        As many as fit the memory, if all cells of a layer fit into one chunk.
         """
         if self.recordings is not None:
             return self.recordings
-        shares = max(_SHARES_ON_MESH, self.n_devices) if self.n_devices else 1
-        most = min(max_recordings(self), -(-self.n_examples // shares))
-        return equal_chunk_size(self.n_examples, most)
+        return size_per_device(self.n_examples, self.n_devices, max_recordings(self))
 
     @property
     def recordings_per_chunk(self) -> int:
@@ -184,16 +179,6 @@ def _select_columns(work: Workload, n_layers_attending: int) -> tuple[list[int],
         return selected, [np.arange(edited[i], scored + 1) for i in selected]
     # `unique` leaves one position if the edited one is scored.
     return selected, [np.unique([edited[i], scored]) for i in selected]
-
-
-def equal_chunk_size(n: int, max_size: int) -> int:
-    """Returns the size of equal chunks that hold `n` items, at most `max_size`.
-
-    There are as few chunks as possible, and as little padding.
-    """
-    # -(-a // b) is a / b, rounded up.
-    n_chunks = -(-n // max(1, max_size))
-    return -(-n // n_chunks)
 
 
 def chunk_size(work: Workload) -> int:

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array
 
 from interventions.memory_budget import memory_budget
-from interventions.patching.workload import equal_chunk_size
 from interventions.probes import finish, inputs
 from interventions.probes.objective import Problem
 from interventions.probes.solve import FitResults, solve_layers
 from jaxasr import compiled
+from jaxasr.meshes import equal_chunk_size
+from jaxasr.target_device import target_device
 
 # Bytes for all dispatched chunks on a CPU, in addition to X.
 _CPU_BUDGET_BYTES = 1 << 30
@@ -202,7 +203,7 @@ class ChunkedFit(NamedTuple):
 
 
 def _is_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return target_device().platform == "cpu"
 
 
 def _max_dispatched() -> int:

@@ -72,7 +72,7 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     exact_top, estimated_top = (_largest(values, k) for values in (exact_changes, estimates))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        # The stubs of scipy give the fields of both results no types.
+        # The results become arrays, because the stubs of scipy give their fields no types.
         spearman = float(np.asarray(scipy.stats.spearmanr(exact_changes, estimates))[0])
         pearson = float(np.asarray(scipy.stats.pearsonr(exact_changes, estimates))[0])
     precision = len(exact_top & estimated_top) / k

@@ -16,7 +16,7 @@ def categories(
         values: strings or numbers, as a sequence, an array or a pandas column.
         n: the number of rows.
         name: the argument's name, for messages.
-        shapes: two allowed shapes. Default: only [n].
+        shapes: two shapes that the array may have. Default: only [n].
 
     Returns:
         The array, of one of `shapes`.

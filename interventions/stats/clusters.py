@@ -8,8 +8,9 @@ from jaxtyping import Float
 
 from interventions.stats.roc import Interval
 
-# A resample of few clusters can have almost no spread. Its standard error is then taken to be this
-# share of that of the sample, because a division by almost zero would make the interval infinite.
+# A resample of few clusters can have almost no spread. Its standard error is then replaced by this
+# share of the sample's standard error, because a division by almost zero would make the interval
+# infinite.
 _SMALLEST_ERROR = 0.1
 
 
@@ -24,21 +25,21 @@ def cluster_mean(
 ) -> Interval:
     """Estimates a mean over examples that come in clusters, with a bootstrap-t interval.
 
-    Whole clusters are drawn, because examples of one cluster vary together. The interval is that of
-    Hall (1988), which covers skewed values better than percentiles of a bootstrap.
+    Draws whole clusters, because examples of one cluster vary together. The interval follows Hall
+    (1988). For skewed values, it covers the mean more reliably than percentiles of a bootstrap.
 
     Args:
         values: float [n_examples].
         clusters: the cluster of each example, such as its speaker.
-        bounds: smallest and largest possible value, such as (0, 1) of a share. If all clusters have
-            the same mean, the interval depends on them alone.
+        bounds: smallest and largest possible value, such as (0, 1) for a share. Without bounds, the
+            interval is infinite if all clusters have the same mean.
         level: probability that the interval contains the true mean.
         n: number of bootstrap draws.
         seed: seed of the draws.
 
     Returns:
-        The mean and its interval. Without any spread, the interval covers means of which less than
-        the share `1 - 0.025 ** (1 / n_clusters)` would differ; without `bounds` it is infinite.
+        The mean and its interval. If all clusters have the same mean, the interval reaches from the
+        mean towards each bound, by `1 - ((1 - level) / 2) ** (1 / n_clusters)` of the distance.
 
     Raises:
         ValueError: there are fewer than two clusters, or a value is not finite.
@@ -53,21 +54,22 @@ def cluster_mean(
         True
     """
     values = np.asarray(values, float)
-    _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
-    n_clusters = int(numbers.max(initial=-1)) + 1
-    if values.shape != numbers.shape or not np.isfinite(values).all():
+    _, cluster_of_example = np.unique(np.asarray(clusters), return_inverse=True)
+    n_clusters = int(cluster_of_example.max(initial=-1)) + 1
+    if values.shape != cluster_of_example.shape or not np.isfinite(values).all():
         raise ValueError(
             "values, clusters: expected one finite value and one cluster per example, got the "
-            f"shapes {values.shape} and {numbers.shape}."
+            f"shapes {values.shape} and {cluster_of_example.shape}."
         )
     if n_clusters < 2:
         raise ValueError(f"clusters: expected two or more, got {n_clusters}.")
-    sums, counts = np.bincount(numbers, values), np.bincount(numbers).astype(float)
+    sums = np.bincount(cluster_of_example, values)
+    counts = np.bincount(cluster_of_example).astype(float)
     mean = float(sums.sum() / counts.sum())
     if np.ptp(sums / counts) == 0:
         return _without_spread(mean, n_clusters, bounds, level)
-    draws = np.random.default_rng(seed).integers(n_clusters, size=(n, n_clusters))
-    drawn_sums, drawn_counts = sums[draws], counts[draws]
+    drawn_clusters = np.random.default_rng(seed).integers(n_clusters, size=(n, n_clusters))
+    drawn_sums, drawn_counts = sums[drawn_clusters], counts[drawn_clusters]
     means = drawn_sums.sum(1) / drawn_counts.sum(1)
     error = _standard_error(sums[None], counts[None], np.array([mean]))[0]
     errors = _standard_error(drawn_sums, drawn_counts, means)
@@ -82,7 +84,7 @@ def cluster_mean(
 def _standard_error(
     sums: Float[np.ndarray, "b c"], counts: Float[np.ndarray, "b c"], means: Float[np.ndarray, "b"]
 ) -> Float[np.ndarray, "b"]:
-    """Returns the standard error of a ratio of sums over clusters, by linearisation."""
+    """Returns the standard errors of the means of b samples of c clusters, by linearisation."""
     n_clusters = sums.shape[1]
     residuals = sums - means[:, None] * counts
     variance = (residuals**2).sum(1) * n_clusters / (n_clusters - 1)
@@ -95,8 +97,8 @@ def _without_spread(
     """Returns the interval of a sample in which all clusters have the same mean."""
     if bounds is None:
         return Interval(mean, -np.inf, np.inf, n_clusters)
-    # With this probability of another value per cluster, none would occur in `(1 - level) / 2` of
-    # all samples.
+    # If each cluster had another value with this probability, `(1 - level) / 2` of all samples
+    # would contain no cluster with another value.
     share = 1 - ((1 - level) / 2) ** (1 / n_clusters)
     low, high = bounds
     return Interval(mean, mean - share * (mean - low), mean + share * (high - mean), n_clusters)

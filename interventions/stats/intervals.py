@@ -30,7 +30,7 @@ def bootstrap(
         level: the coverage of the interval, between 0 and 1.
         n: the number of resamples.
         seed: the seed of the resamples.
-        method: "bca", bias-corrected and accelerated, or "percentile".
+        method: "bca" (bias-corrected and accelerated) or "percentile".
 
     Returns:
         `mean`, `low` and `high` over cells.
@@ -48,7 +48,7 @@ def bootstrap(
     Source: Efron 1987, "Better bootstrap confidence intervals". A test compares the result with
     `scipy.stats.bootstrap`.
     """
-    x, cells = _examples_by_cells(values, dim)
+    x, template = _examples_by_cells(values, dim)
     if not 0 < level < 1 or method not in ("bca", "percentile"):
         raise ValueError(
             "level, method: expected 0 < level < 1 and 'bca' or 'percentile', "
@@ -59,7 +59,10 @@ def bootstrap(
     low, high = _quantiles(means, _bca_tails(x, means, tails) if method == "bca" else tails)
     columns = {"mean": x.mean(0), "low": low, "high": high}
     return xr.Dataset(
-        {name: cells.copy(data=column.reshape(cells.shape)) for name, column in columns.items()}
+        {
+            name: template.copy(data=column.reshape(template.shape))
+            for name, column in columns.items()
+        }
     )
 
 
@@ -88,9 +91,9 @@ def sign_flip(
         >>> float(sign_flip(xr.DataArray([1.0, 2.0, 3.0, 0.5], dims="example")))
         0.125
     """
-    x, cells = _examples_by_cells(values, dim)
+    x, template = _examples_by_cells(values, dim)
     observed, null = _sign_flipped(x, n, seed)
-    return cells.copy(data=_p_value(observed, null).reshape(cells.shape))
+    return template.copy(data=_p_value(observed, null).reshape(template.shape))
 
 
 def max_sign_flip(
@@ -100,8 +103,8 @@ def max_sign_flip(
 
     Compares every cell with the largest effect of any cell under flipped signs. All cells share the
     same signs, which keeps the dependence between cells. If no cell has an effect, the
-    smallest p-value is at most 0.05 with a probability of at most 0.05. Effects are divided by
-    their root mean square, so that a noisy cell does not set the scale for the others.
+    smallest p-value is at most 0.05 with a probability of at most 0.05. The mean of each cell is
+    divided by the root mean square of its values, so that no noisy cell sets the scale for others.
 
     Args:
         values: labelled differences with at least two examples along `dim`.
@@ -124,10 +127,10 @@ def max_sign_flip(
 
     Source: Westfall & Young 1993, "Resampling-based multiple testing", single-step procedure.
     """
-    x, cells = _examples_by_cells(values, dim)
+    x, template = _examples_by_cells(values, dim)
     observed, null = _sign_flipped(x, n, seed)
     largest = null.max(1, keepdims=True)
-    return cells.copy(data=_p_value(observed, largest).reshape(cells.shape))
+    return template.copy(data=_p_value(observed, largest).reshape(template.shape))
 
 
 def max_permutation(
@@ -136,10 +139,10 @@ def max_permutation(
     """Computes max-statistic p-values under the null that cells are exchangeable.
 
     Permutes each example's values across cells, and compares every cell's mean with the largest
-    mean of a permutation. Use this test where many edits change the same examples, such as a loop
-    that every second ablation stops. A small p-value then means that the cell changes more examples
-    than the best of equally effective cells would by chance. The test is one-sided: only large
-    values count.
+    mean of a permutation. Use this test where many edits change the same examples, for example
+    where half of all ablations end the same repetition loop. A small p-value then means that the
+    cell changes more examples than the best of equally effective cells would by chance. The test is
+    one-sided, because only large values count.
 
     Args:
         values: labelled values with at least two examples along `dim`.
@@ -159,12 +162,12 @@ def max_permutation(
         >>> int(max_permutation(broken, n=200).values.argmin())
         3
     """
-    x, cells = _examples_by_cells(values, dim)
+    x, template = _examples_by_cells(values, dim)
     rng = np.random.default_rng(seed)
     # The observed order is one of the permutations, so p is never 0.
     best = np.array([x.mean(0).max(), *(rng.permuted(x, axis=1).mean(0).max() for _ in range(n))])
     p = (best[:, None] >= x.mean(0) - 1e-12).mean(0)  # 1e-12 allows for rounding
-    return cells.copy(data=p.reshape(cells.shape))
+    return template.copy(data=p.reshape(template.shape))
 
 
 def fdr(p: xr.DataArray) -> xr.DataArray:
@@ -190,7 +193,10 @@ def fdr(p: xr.DataArray) -> xr.DataArray:
 
 
 def _examples_by_cells(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.DataArray]:
-    """Returns values [examples, cells] in float64, and a labelled array with the dims of cells."""
+    """Returns values [examples, cells] in float64, and a labelled array of cells.
+
+    The labelled array is a template for results. Its values are not used.
+    """
     if dim not in values.dims:
         raise ValueError(f"dim: expected one of {', '.join(map(str, values.dims))}, got {dim!r}.")
     moved = values.transpose(dim, ...).astype(np.float64)

@@ -9,7 +9,7 @@ from interventions.stats.categories import categories
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % interval from `low` to `high`, over `n` groups or independent units.
+    """A value with its interval from `low` to `high`, over `n` groups or independent units.
 
     Example:
         >>> Interval(value=0.8, low=0.7, high=0.9, n=20).high
@@ -61,7 +61,7 @@ def auroc_interval(
     """
     if not scores.shape == positive.shape == (len(scores) if against is None else len(against),):
         raise ValueError(
-            "scores, positive, against: expected as many of each, "
+            "scores, positive, against: expected the same number of rows, "
             f"got shapes {scores.shape} and {positive.shape}."
         )
     columns = [scores] if against is None else [scores, against]

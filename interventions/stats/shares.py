@@ -87,7 +87,8 @@ def paired_shares(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -
         )
     n = len(first)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    a, b = (share_interval(int(x.sum()), n) for x in (first, second))
+    # The intervals of the first and of the second share.
+    a, b = (share_interval(int(has_property.sum()), n) for has_property in (first, second))
     correlation = _phi(first, second)
     difference = a.value - b.value
     below = _combine(a.value - a.low, b.high - b.value, correlation)
@@ -99,7 +100,7 @@ def paired_shares(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -
 
 
 def share_power(share: float, n: int, null: float, side: str = "above") -> float:
-    """Returns the probability that the exact interval lies beyond the null.
+    """Returns the probability that the exact 95 % interval of a study lies beyond the null.
 
     Args:
         share: the true share.
@@ -129,7 +130,7 @@ def detectable_share(n: int, null: float, side: str = "above", power: float = 0.
         n: number of units.
         null: the share if there is no effect.
         side: side of the null on which the share lies, "above" or "below".
-        power: probability of detection.
+        power: probability with which the study detects the share (see `share_power`).
 
     Returns:
         The share; None if n units cannot detect any.
@@ -148,7 +149,7 @@ def detectable_share(n: int, null: float, side: str = "above", power: float = 0.
 
 
 def _phi(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -> float:
-    """Returns phi with Newcombe's correction for few units."""
+    """Returns the correlation phi between two properties, corrected for few units (Newcombe)."""
     n = len(first)
     both, neither = int((first & second).sum()), int((~first & ~second).sum())
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -163,4 +164,5 @@ def _phi(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -> float:
 
 
 def _combine(first: float, second: float, correlation: float) -> float:
+    """Combines the distances of two correlated shares to their limits."""
     return float(np.sqrt(first**2 - 2 * correlation * first * second + second**2))

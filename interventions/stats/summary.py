@@ -30,7 +30,7 @@ def summarize(
     Args:
         result: the result of `sweep`, `attribution`, `sequence_sweep` or `generation_sweep`.
         variable: for `sequence_sweep` and `generation_sweep`, the score to summarise, such as "wer"
-            or "resolved".
+            or "resolved" (1 if the edit ends a repetition loop, 0 otherwise).
         tokenizer: the model's tokenizer. With it, each position is labelled with the text of its
             token, as the coordinate `token`.
         level: the coverage of the bootstrap intervals.
@@ -45,9 +45,9 @@ def summarize(
 
         - `value`: the metric after the patch.
         - `change`: `value - baseline`.
-        - `recovery`: `change / (source - baseline)`, if the metric of the source is known. It is 0
-          if the patch changes nothing and 1 if it restores the metric of the source. It is NaN
-          where source and baseline agree.
+        - `recovery`: `change / (source - baseline)`, if the metric of the source is known. 0 means
+          that the patch changes nothing, and 1 that the patched metric equals that of the source.
+          NaN where source and baseline agree.
 
         Per example:
 

@@ -1,9 +1,9 @@
 """Replaces files and folders atomically, and locks folders for one writer.
 
 A writer puts new files into a hidden staging folder inside their target folder. When all files are
-complete, it renames the staging folder and then moves the files into place. A killed process leaves
-its staging folder. If that folder has the second name, the next writer moves its files into place.
-Otherwise the next writer removes it.
+complete, the writer renames the staging folder and then moves the files into place. A killed
+process leaves its staging folder. If the process had renamed this folder, the next writer moves the
+files into place. Otherwise the next writer removes the folder.
 """
 
 import os
@@ -22,7 +22,8 @@ except ImportError:  # Windows has no flock, so folders are not locked there
 
 # Prefixes of the name of a staging folder: the first until its files are complete, then the second.
 _WRITING, _COMPLETE = ".writing-", ".complete-"
-# Name of a lock file inside the locked folder, or end of its name next to the locked folder.
+# Name of a lock file inside the locked folder. If the lock file is next to the locked folder, its
+# name has this end.
 _LOCK_NAME = ".lock"
 
 
@@ -138,11 +139,11 @@ def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator
 def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
     """Removes the lock file of `folder` if a killed process left it.
 
-    Use it for a complete folder. Other folders need no such call, because their next `only_writer`
-    removes the file.
+    Call this function for a complete folder, into which no process writes again. In other folders,
+    the next call of `only_writer` removes the file.
 
     Args:
-        folder: the folder whose lock file is removed. Its lock is left if a process holds it.
+        folder: the folder whose lock file is removed, unless a process holds the lock.
 
     Example:
         >>> import tempfile
@@ -246,8 +247,8 @@ def _try_lock(path: Path) -> BinaryIO | None:
 def _create_stage(folder: Path) -> tuple[Path, BinaryIO]:
     """Creates a staging folder and locks it.
 
-    Before the folder is locked, another process may mistake it for that of a killed process and
-    remove it. The loop then creates another folder.
+    Before the lock, another process may mistake the new folder for one that a killed process left,
+    and remove the folder. The loop then creates another one.
     """
     while True:
         stage = Path(tempfile.mkdtemp(dir=folder, prefix=_WRITING))

@@ -65,7 +65,8 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
     global_names = _global_names(fn.__code__) & fn.__globals__.keys()
     values = {name: fn.__globals__[name] for name in global_names}
     names, attributes = _all_names(fn.__code__), {}
-    # The closure is described elsewhere, but a module in it only by its name.
+    # `fingerprints` describes a module in the closure only by its name, so the attributes that the
+    # function reads from the module are added here.
     for name, value in (values | closure_values(fn)).items():
         attributes |= _module_attributes(name, value, names)
     return values | attributes
@@ -74,7 +75,10 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
 def _module_attributes(
     path: str, value: Any, names: set[str], outer: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
-    """Returns the attributes in `names` of a user's module and of its modules, by dotted path."""
+    """Returns attributes of a user's module and of modules in it, by dotted path.
+
+    Only attributes whose name is in `names` are returned. `outer` are the modules around `value`.
+    """
     is_module = isinstance(value, types.ModuleType)
     # Modules may refer to each other, so those in `outer` are not entered again.
     if not is_module or is_library_module(value.__name__) or value in outer:
@@ -107,7 +111,7 @@ def _nested_code(code: types.CodeType) -> list[types.CodeType]:
 
 
 def is_found_by_name(value: Any) -> bool:
-    """Returns whether the name of `value` identifies it: a callable of a known module.
+    """Returns whether `value` is a callable of a known module, so that its name identifies it.
 
     Known modules are those of Python, of installed packages and of our three packages.
     """

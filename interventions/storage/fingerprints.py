@@ -26,7 +26,7 @@ from jaxasr.library_code import is_library_file
 
 # Types whose values are described by their `repr`.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
-# Attributes of functions that do not change what they compute.
+# Attributes of functions that do not change the results of the functions.
 _IGNORED_ATTRIBUTES = {"__signature__", "__type_params__", "__annotations__"}
 # Attributes of code objects that a fingerprint covers.
 _CODE_ATTRIBUTES = (
@@ -37,6 +37,7 @@ _CODE_ATTRIBUTES = (
     "co_posonlyargcount",
     "co_kwonlyargcount",
 )
+# More such attributes: the names that the code uses.
 _CODE_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
 
 

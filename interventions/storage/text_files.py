@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+# Imported under their own names, so that other modules can import them from here.
 from interventions.storage.atomic import (
     only_writer as only_writer,
     replacing as replacing,

@@ -18,8 +18,8 @@ import numpy as np
 
 CHECKSUMS_FILE = "SHA256SUMS"  # name of the file of checksums; sha256sum reads its format
 DTYPE_KINDS = "biufcU"  # values of NumPy's `dtype.kind` for numbers and texts
-MAX_UNPACK_RATIO = 1032  # unpacked bytes per packed byte that deflate reaches at most
-_MAX_JSON_BYTES = 64 << 20
+MAX_UNPACK_RATIO = 1032  # largest number of bytes that deflate can pack into one byte
+_MAX_JSON_BYTES = 64 << 20  # 64 MiB
 _REMEDY = "Make it again, or restore it from a copy."
 
 
@@ -28,7 +28,7 @@ def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
 
     Args:
         path: a regular file of at most 64 MiB.
-        finite: whether to refuse NaN and infinities, because strict JSON has neither.
+        finite: refuses NaN and infinities, which strict JSON does not have.
 
     Returns:
         The object.
@@ -109,7 +109,7 @@ def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            size = file.seek(0, 2)
+            size = file.seek(0, 2)  # 2: counts from the end of the file
             if sum(member.file_size for member in members) > MAX_UNPACK_RATIO * size:
                 raise ValueError(f"it declares more than {size} bytes can be unpacked to")
             return {

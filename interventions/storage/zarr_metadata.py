@@ -15,7 +15,7 @@ from interventions.storage.untrusted_files import DTYPE_KINDS, MAX_UNPACK_RATIO,
 # Zarr does not store chunks that contain only the fill value. A variable may therefore declare this
 # many bytes without having any chunk.
 _MAX_UNSTORED_BYTES = 64 << 20
-# Codecs of an activation store. It has no compression, only checksums.
+# Codecs of an activation store, which has no compression but checksums.
 _UNCOMPRESSED = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
 _CODECS = (*_UNCOMPRESSED, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})
 _TEXT_CODECS = ({"name": "vlen-utf8"}, {"name": "vlen-utf8", "configuration": {}}, *_CODECS)
@@ -38,13 +38,13 @@ def check_result_metadata(folder: Path) -> None:
             raise ValueError(
                 f"{file}: expected one zarr group of format 2, as save_result writes it."
             )
-        is_other_folder = file.is_dir() and not (file / ".zarray").is_file()
-        is_other_file = file.parent == folder and file.is_file()
+        is_unknown_folder = file.is_dir() and not (file / ".zarray").is_file()
+        is_unknown_file = file.parent == folder and file.is_file()
         if file.name in (".zattrs", ".zgroup"):
             read_json(file)
         elif file.name == ".zarray":
             _check_array(file)
-        elif is_other_folder or is_other_file:
+        elif is_unknown_folder or is_unknown_file:
             raise ValueError(f"{file}: expected only what save_result writes in {str(folder)!r}.")
 
 
@@ -54,7 +54,7 @@ def _check_array(file: Path) -> None:
     compressor, dtype = metadata.get("compressor"), metadata.get("dtype")
     if metadata.get("zarr_format") != 2 or metadata.get("filters") or not _is_blosc(compressor):
         raise ValueError(
-            f"{file}: expected no filters and no codec but blosc, "
+            f"{file}: expected blosc as the only codec, and no filters, "
             f"got {_shorten(metadata.get('filters'))}, {_shorten(compressor)}."
         )
     if not isinstance(dtype, str) or not re.fullmatch(rf"[<>|][{DTYPE_KINDS}][0-9]{{1,9}}", dtype):

@@ -101,6 +101,7 @@ def speech_windows(
     for segment in transcript.segments:
         tokens = tuple(id_ for id_ in segment.tokens if tokenizer.is_text(id_))
         if len(tokens) >= _MIN_TOKENS and segment.compression_ratio <= max_ratio:
+            # `seek` is the start of the window in seconds.
             first_sample = round(segment.seek * SAMPLE_RATE)
             samples = np.asarray(audio, np.float32)[first_sample : first_sample + N_SAMPLES]
             windows.append(Window(segment.seek, samples, tokens, transcript.language))

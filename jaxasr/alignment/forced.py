@@ -34,12 +34,8 @@ from jaxasr.transcript import Word
 
 # Number of control tokens around a text: start, language, task, no timestamps, end of text.
 _N_CONTROL_TOKENS = 5
-_TEMPERATURES = (
-    0.0,
-    0.2,
-    0.4,
-    0.6,
-)  # of sampling; tried in turn until a window's text is plausible
+# Sampling temperatures, tried in turn until the text of a window is plausible.
+_TEMPERATURES = (0.0, 0.2, 0.4, 0.6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +110,11 @@ def place_text(
     if len(audio) <= N_SAMPLES:
         language = _check_or_detect_language(model, tokenizer, audio, language)
         ids = _encode_text(tokenizer, text, language)
-        _check_fits(model, ids, 0.0, duration)
+        _check_fits(model, ids, start=0.0, end=duration)
         return [Window(0.0, audio, tuple(ids), language)]
     # A text that is too long raises its error here, before the slow transcription.
-    _check_fits(model, _encode_text(tokenizer, text, language or "en"), 0.0, duration)
+    ids = _encode_text(tokenizer, text, language or "en")
+    _check_fits(model, ids, start=0.0, end=duration)
     options = Options(language=language, temperature=_TEMPERATURES)
     transcript = transcribe(model, tokenizer, audio, options, progress=progress)
     language = transcript.language
@@ -128,7 +125,7 @@ def place_text(
     spans = segment_spans(
         transcript.segments, [len(words) for words in transcribed_words], duration
     )
-    # The first cuts[i] given words precede span i.
+    # cuts[i] is the number of given words before span i.
     cuts = cut_points(
         [word for word, _ in given_words],
         [word for words in transcribed_words for word, _ in words],

@@ -30,20 +30,22 @@ def merge_punctuation(words: Sequence[Word]) -> list[Word]:
     reversed_words: list[Word] = []
     for word in reversed(words):
         if reversed_words and word.text.startswith(" ") and word.text.strip() in _OPENING_MARKS:
-            reversed_words[-1] = _join(reversed_words[-1], word, reversed_words[-1])
+            reversed_words[-1] = _join(
+                left=word, right=reversed_words[-1], timed=reversed_words[-1]
+            )
         else:
             reversed_words.append(word)
     joined: list[Word] = []
     for word in reversed(reversed_words):
         if joined and not joined[-1].text.endswith(" ") and word.text in _CLOSING_MARKS:
-            joined[-1] = _join(joined[-1], joined[-1], word)
+            joined[-1] = _join(left=joined[-1], right=word, timed=joined[-1])
         else:
             joined.append(word)
     return joined
 
 
-def _join(timed: Word, left: Word, right: Word) -> Word:
-    """Joins a word and a mark. `timed` is the word; its times and probability are kept."""
+def _join(*, left: Word, right: Word, timed: Word) -> Word:
+    """Joins a word and a mark. Keeps the times and the probability of `timed`, the word."""
     return Word(
         left.text + right.text,
         timed.start,

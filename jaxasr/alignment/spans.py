@@ -1,4 +1,4 @@
-"""Divides a given text among spans of a recording, by matching its words to a transcript."""
+"""Divides a given text among spans of a recording. Matches the text to a transcript by words."""
 
 import dataclasses
 import itertools
@@ -171,6 +171,7 @@ def cut_points(
         >>> cut_points(["we", "like", "it"], ["we", "liked", "it"], spans)
         [0, 1, 3]
     """
+    # From `lower[n]` to `upper[n]` given words precede transcribed word n.
     lower, upper = _match_words(given, transcribed)
     n_before = list(itertools.accumulate((span.n_words for span in spans), initial=0))
     cuts: list[int] = []

@@ -29,7 +29,7 @@ def alignment_matrix(scores: Float[np.ndarray, "N T S"]) -> Float[np.ndarray, "T
     weights = (weights - weights.mean(1, keepdims=True)) / np.maximum(
         weights.std(1, keepdims=True), 1e-30
     )
-    # At the ends the filter mirrors half of its width, so it needs more frames than that.
+    # At the ends the filter mirrors half of its width, so there must be more frames than that.
     if scores.shape[-1] > _MEDIAN_WIDTH // 2:
         weights = median_filter(weights, size=(1, 1, _MEDIAN_WIDTH), mode="mirror")
     return weights.mean(0)

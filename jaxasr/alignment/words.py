@@ -189,10 +189,10 @@ def _check_arguments(
             f"texts, n_frames: expected {batch} of each, one per window of memory, got "
             f"{len(texts)} and {len(n_frames)}."
         )
-    bad = [n for n in n_frames if not 0 < n <= model.config.n_audio_ctx]
-    if bad:
+    invalid = [n for n in n_frames if not 0 < n <= model.config.n_audio_ctx]
+    if invalid:
         raise ValueError(
-            f"n_frames: expected 1 to {model.config.n_audio_ctx} encoder frames, got {bad[0]}."
+            f"n_frames: expected 1 to {model.config.n_audio_ctx} encoder frames, got {invalid[0]}."
         )
     max_tokens, longest = context - n_prompt - 1, max(map(len, texts))
     if longest > max_tokens:
@@ -204,7 +204,7 @@ def _check_arguments(
 
 def _pad_rows(rows: list[list[int]], pad_id: int, context: int) -> Int[np.ndarray, "B T"]:
     longest = max(map(len, rows))
-    width = min(context, -(-longest // _PADDING_MULTIPLE) * _PADDING_MULTIPLE)
+    width = min(context, -(-longest // _PADDING_MULTIPLE) * _PADDING_MULTIPLE)  # rounded up
     return np.array([row + [pad_id] * (width - len(row)) for row in rows], np.int32)
 
 

@@ -68,7 +68,8 @@ def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
 
     Raises:
         DecodingError: libsndfile does not read the format, decodes no samples, or stops before the
-            end of compressed audio. Of several concatenated streams it decodes only the first.
+            end of compressed audio. libsndfile decodes only the first of several
+            concatenated streams.
         ImplausibleError: see `check_format`.
 
     Example:
@@ -226,13 +227,15 @@ def decode_ffmpeg(path: Path) -> Blocks:
         if not n_decoded:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
-            first = lines[0].removeprefix(f"file:{path}: ") if lines else "no samples"
+            first_line = lines[0].removeprefix(f"file:{path}: ") if lines else "no samples"
             # A line may begin with the address of an FFmpeg object, such as "[mov @ 0x55d0] ".
-            raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first).strip(" ."))
+            raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first_line).strip(" ."))
 
 
 def _read_au_stream(stream: IO[bytes]) -> Blocks:
-    """Yields blocks of a float32 AU stream. Its header has six numbers of 32 bits."""
+    """Yields blocks of a float32 AU stream."""
+    # The header has six numbers of 32 bits: a magic number, the offset, size and encoding of the
+    # samples, the sample rate, and the number of channels.
     header = stream.read(24)
     if len(header) < 24:
         return
@@ -250,7 +253,8 @@ def check_format(rate: int, channels: int) -> None:
     """Checks that a recording can have this sample rate in Hz and this number of channels.
 
     Raises:
-        ImplausibleError: the rate is not within 1 kHz to 1 MHz, or there are not 1 to 256 channels.
+        ImplausibleError: the rate is below 1 kHz or above 1 MHz, or the number of channels is 0 or
+            above 256.
 
     Example:
         >>> check_format(rate=16_000, channels=1)

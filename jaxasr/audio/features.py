@@ -107,7 +107,7 @@ def _mel_edges(n: int) -> np.ndarray:
     """Returns `n` frequencies in Hz at equal distances on Slaney's mel scale."""
     # The scale is linear up to 1,000 Hz, with 3 mel per 200 Hz. Above 1,000 Hz it is logarithmic,
     # with 27 mel per factor of 6.4.
-    knee, step = 15.0, np.log(6.4) / 27
+    knee, step = 15.0, np.log(6.4) / 27  # 15 mel are 1,000 Hz; log of the factor per mel above
     mels = np.linspace(0, knee + np.log(SAMPLE_RATE / 2 / 1000) / step, n)
     return np.where(mels < knee, mels * 200 / 3, 1000 * np.exp(step * (mels - knee)))
 
@@ -239,10 +239,10 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], name: str) -> None
     if loudest <= MAX_MAGNITUDE:
         return
     xp = jnp if isinstance(audio, jax.Array) else np
-    bad = int(audio.size - xp.isfinite(audio).sum())
-    if bad:
+    n_bad = int(audio.size - xp.isfinite(audio).sum())
+    if n_bad:
         raise ValueError(
-            f"{name}: expected finite samples, got {bad} of {audio.size} NaN or infinite. "
+            f"{name}: expected finite samples, got {n_bad} of {audio.size} NaN or infinite. "
             "Repair or drop them first."
         )
     raise ValueError(

@@ -26,7 +26,7 @@ class AudioWindows:
 
         windows = AudioWindows.from_audio(audio, asr.config, padding="audio")
         windows.features(100).shape  # (80, 3000), from 1.00 s on
-        windows.true_frames(100)  # the length of the recording less 100
+        windows.n_unpadded_frames(100)  # frames of the recording in this window
         ```
     """
 
@@ -57,6 +57,6 @@ class AudioWindows:
         mel = long_log_mel(audio, n_mels)
         return cls(mel.shape[1], width, lambda seek: pad_or_trim(mel[:, seek:], width))
 
-    def true_frames(self, seek: int) -> int:
+    def n_unpadded_frames(self, seek: int) -> int:
         """Returns the number of mel frames without padding in the window from frame `seek` on."""
         return min(self.width, self.n_frames - seek)

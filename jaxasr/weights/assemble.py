@@ -220,19 +220,19 @@ def assemble(
         model = assemble(read_checkpoint("tiny.en"))
         ```
     """
-    layout, treedef = _list_parameters(
+    parameters, treedef = _list_parameters(
         checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype)
     )
     expected: dict[str, tuple[int, ...]] = {}
-    for parameter, spec in layout:
+    for parameter, spec in parameters:
         expected |= tensor_shapes(parameter, spec.shape)
     check_tensors(checkpoint, expected)
     arrays: dict[str, jax.Array] = {}
     copier = FiniteCopier(param_dtype)
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
-        for parameter, spec in sorted(layout, key=lambda pair: -math.prod(pair[1].shape)):
+        for parameter, spec in sorted(parameters, key=lambda pair: -math.prod(pair[1].shape)):
             arrays[parameter] = _read_parameter(
                 checkpoint, parameter, spec.shape, spec.dtype, copier, threads
             )
     copier.check(checkpoint.source)
-    return jax.tree.unflatten(treedef, [arrays[parameter] for parameter, _ in layout])
+    return jax.tree.unflatten(treedef, [arrays[parameter] for parameter, _ in parameters])

@@ -238,7 +238,7 @@ def existing_heads(heads: Heads | None, config: Config, path: Path) -> Heads | N
 def with_positions(entries: dict[str, LazyTensor], config: Config) -> dict[str, LazyTensor]:
     """Adds the encoder's positional embedding if `entries` lack it.
 
-    It is fixed, so some files leave it out.
+    Some files leave out this embedding, because its values are fixed.
 
     Example:
         >>> import jaxasr

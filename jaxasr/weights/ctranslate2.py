@@ -105,8 +105,8 @@ def _select_row_block(
 
 
 def _check_zero_bias(variable: Variable, part: LazyTensor) -> None:
-    # CTranslate2 concatenates the biases of key and value. Whisper's key has none, so its part of
-    # the variable must be zero.
+    # CTranslate2 concatenates the biases of key and value. Whisper's key has no bias, so the
+    # part of the key in the variable must be zero.
     if np.any(part.read()):
         expected = f"{variable.name}: zeros where the key projection has no bias"
         raise file_error(variable.file_bytes, expected, "other values", RECONVERT)
@@ -162,7 +162,7 @@ def _rename_tensors(variables: dict[str, Variable], file_bytes: FileBytes) -> di
             continue
         scale = _find_scale(variables, variable)
         for i, target in enumerate(targets):
-            part = _select_row_block(variable, scale, i, len(targets))
+            part = _select_row_block(variable, scale, index=i, n_parts=len(targets))
             if target is None:
                 _check_zero_bias(variable, part)
             else:
@@ -219,16 +219,19 @@ def _read_dimensions(variables: dict[str, Variable], file_bytes: FileBytes) -> d
             raise file_error(file_bytes, expected, "none", RECONVERT)
         return variable.shape[axis]
 
-    audio_width, text_width = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
+    audio_width = size("encoder/conv1/weight", axis=0)
+    text_width = size("decoder/embeddings/weight", axis=1)
     return {
-        "n_mels": size("encoder/conv1/weight", 1),
+        "n_mels": size("encoder/conv1/weight", axis=1),
         # A file without positions holds a released model, which encodes 30 s in 1,500 frames.
-        "n_audio_ctx": size(_ENCODER_POSITIONS, 0) if _ENCODER_POSITIONS in variables else 1500,
+        "n_audio_ctx": size(_ENCODER_POSITIONS, axis=0)
+        if _ENCODER_POSITIONS in variables
+        else 1500,
         "n_audio_state": audio_width,
         "n_audio_head": _count_heads(variables, "encoder", audio_width),
         "n_audio_layer": _count_layers(variables, "encoder"),
-        "n_vocab": size("decoder/embeddings/weight", 0),
-        "n_text_ctx": size("decoder/position_encodings/encodings", 0),
+        "n_vocab": size("decoder/embeddings/weight", axis=0),
+        "n_text_ctx": size("decoder/position_encodings/encodings", axis=0),
         "n_text_state": text_width,
         "n_text_head": _count_heads(variables, "decoder", text_width),
         "n_text_layer": _count_layers(variables, "decoder"),

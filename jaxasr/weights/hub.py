@@ -33,7 +33,7 @@ _PATTERNS_WITH_PICKLES = [*_PATTERNS_WITHOUT_PICKLES, "pytorch_model.bin", "pyto
 
 
 def cached(repository: str) -> Path | None:
-    """Returns the folder of a repository in the local cache, or None if it is not there.
+    """Returns the folder of a repository in the local cache, or None if the cache lacks it.
 
     Args:
         repository: id on the hub, such as "openai/whisper-tiny.en".

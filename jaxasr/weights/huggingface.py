@@ -72,6 +72,7 @@ _LAYER_MODULES = {
     for hf_module, module in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
     for projection, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
 }
+# The inverse of `_LAYER_MODULES`.
 _HF_LAYER_MODULES = {module: hf_module for hf_module, module in _LAYER_MODULES.items()}
 
 
@@ -155,7 +156,7 @@ def _read_tensors(path: Path) -> dict[str, LazyTensor]:
         return _read_pickled_tensors(path)
     # A safetensors file begins with the length of its header, a number of 8 bytes.
     file = files.FileBytes(path)
-    header_bytes = int.from_bytes(file.read(0, 8).tobytes(), "little")
+    header_bytes = int.from_bytes(file.read(offset=0, count=8).tobytes(), "little")
     if header_bytes > _MAX_HEADER_BYTES:
         expected = f"a safetensors file whose header has at most {_MAX_HEADER_BYTES} bytes"
         raise file_error(path, expected, header_bytes)

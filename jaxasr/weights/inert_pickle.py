@@ -2,7 +2,7 @@
 
 Imports nothing and calls nothing that the file names. `pickletools` of the standard library decodes
 the opcodes, and `_Machine` executes the few that are allowed. `pickle.Unpickler` with a list of
-allowed names is not enough, because a damaged memo index makes it allocate tens of gigabytes.
+allowed names is not enough, because it allocates tens of gigabytes for a damaged memo index.
 """
 
 import dataclasses
@@ -94,7 +94,8 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def pop_to_mark(self) -> list[Any]:
-        # The search visits only items that are then removed. So all searches together are linear.
+        # The search visits only items that are then removed, so all searches together take linear
+        # time.
         indices = range(len(self.stack) - 1, -1, -1)
         mark = next((i for i in indices if self.stack[i] is _MARK), None)
         if mark is None:

@@ -33,8 +33,8 @@ class PackagedModel:
 
 def _pin_files(packages: str, extra: str, n_parts: int, *lines: str) -> PackagedModel:
     """Returns a packaged model. Each of `lines` is "module path sha256" of one file."""
-    listed = [line.split() for line in lines]
-    pinned_files = tuple((module, path, digest) for module, path, digest in listed)
+    fields = [line.split() for line in lines]
+    pinned_files = tuple((module, path, digest) for module, path, digest in fields)
     return PackagedModel(packages, extra, n_parts, pinned_files)
 
 
@@ -78,7 +78,7 @@ def locate(name: str) -> list[Path] | None:
     """Returns the files of the packaged model `name`. Does not check them.
 
     Returns:
-        The files, or None if no package has this model or the package is not installed.
+        The files, or None if no installed package has this model.
 
     Example:
         >>> [path.name for path in locate("tiny.en")]
@@ -119,7 +119,7 @@ def read(name: str) -> Checkpoint | None:
     """Reads the packaged model `name` after checking the hash of every file.
 
     Returns:
-        The checkpoint, or None if no package has this model or the package is not installed.
+        The checkpoint, or None if no installed package has this model.
 
     Raises:
         WeightsError: a file is missing or has another hash.

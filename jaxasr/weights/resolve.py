@@ -87,9 +87,9 @@ def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     if file is None:
         return None
     source = checkpoint.source
-    listed = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
-    if listed is not None:
-        tokenizer_files.check_token_list(listed, tokenizer_files.read(file))
+    token_list = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
+    if token_list is not None:
+        tokenizer_files.check_token_list(token_list, tokenizer_files.read(file))
     elif checkpoint.format != "openai":
         warnings.warn(
             f"{source}: found no tokenizer with the weights, so OpenAI's tokenizer with "
@@ -153,7 +153,7 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
     if path.name == "model.bin":
         return ctranslate2.read((path,), path.parent, name or path.resolve().parent.name)
     if path.suffix in (".safetensors", ".bin") or path.name in huggingface.WEIGHT_FILES:
-        return huggingface.read(path.parent, name or path.resolve().parent.name, path)
+        return huggingface.read(path.parent, name or path.resolve().parent.name, given=path)
     return openai.read(path, name or path.stem)
 
 

@@ -28,8 +28,8 @@ _DTYPES = {
 }
 _MAX_PICKLE_BYTES = 1 << 22  # the largest released pickle has 0.3 MB
 _MAX_DIRECTORY_BYTES = 1 << 22  # of the zip's list of entries; released lists have at most 0.2 MB
-# Largest size of all tensors, as a multiple of the file size. Without it, many tensors that share
-# one storage could make a small file fill the memory.
+# Largest size of all tensors, as a multiple of the file size. Without this limit, a
+# small file could fill the memory with many tensors that share one storage.
 _MAX_SIZE_RATIO = 4
 _CLONE_REMEDY = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
 _RESAVE_REMEDY = (
@@ -58,19 +58,23 @@ class Archive:
 
     def entry(self, name: str) -> zipfile.ZipInfo:
         """Returns an entry of the zip after checking its size."""
-        info = self.zip.NameToInfo.get(self.root + name)
-        if info is None:
+        zip_entry = self.zip.NameToInfo.get(self.root + name)
+        if zip_entry is None:
             raise file_error(self.path, f"the entry {self.root}{name}", "none")
-        uncompressed = info.compress_type == zipfile.ZIP_STORED
-        if not uncompressed or info.file_size != info.compress_size or info.file_size > self.size:
-            expected = f"{info.filename} stored without compression"
-            raise file_error(self.path, expected, f"{info.file_size} bytes", _RESAVE_REMEDY)
-        return info
+        uncompressed = zip_entry.compress_type == zipfile.ZIP_STORED
+        if (
+            not uncompressed
+            or zip_entry.file_size != zip_entry.compress_size
+            or zip_entry.file_size > self.size
+        ):
+            expected = f"{zip_entry.filename} stored without compression"
+            raise file_error(self.path, expected, f"{zip_entry.file_size} bytes", _RESAVE_REMEDY)
+        return zip_entry
 
-    def read(self, info: zipfile.ZipInfo) -> bytes:
+    def read(self, zip_entry: zipfile.ZipInfo) -> bytes:
         """Reads the bytes of an entry."""
-        with convert_errors(self.path, f"{info.filename} to be complete"):
-            return self.zip.read(info)  # checks its CRC
+        with convert_errors(self.path, f"{zip_entry.filename} to be complete"):
+            return self.zip.read(zip_entry)  # checks its CRC
 
 
 def _check_format(path: Path) -> None:
@@ -119,11 +123,11 @@ def _find_storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.
         expected = f"{name}: a storage of {', '.join(_DTYPES)}"
         raise file_error(archive.path, expected, short_repr(key), _RESAVE_REMEDY)
     dtype = np.dtype(_DTYPES[key[1].name])
-    info = archive.entry(f"data/{key[2]}")
-    if info.file_size != _check_size(key[4], archive.path, name) * dtype.itemsize:
+    zip_entry = archive.entry(f"data/{key[2]}")
+    if zip_entry.file_size != _check_size(key[4], archive.path, name) * dtype.itemsize:
         expected = f"{name}: {key[4]} numbers of {dtype}"
-        raise file_error(archive.path, expected, f"{info.file_size} bytes")
-    return info, dtype
+        raise file_error(archive.path, expected, f"{zip_entry.file_size} bytes")
+    return zip_entry, dtype
 
 
 def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
@@ -138,10 +142,10 @@ def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTens
     is_tensor = type(value) is Call and value.function.name == "_rebuild_tensor_v2"
     if not is_tensor or len(value.args) < 4:
         raise file_error(path, f"{name}: a tensor", type(value).__name__, _RESAVE_REMEDY)
-    info, dtype = _find_storage(archive, value.args[0], name)
+    zip_entry, dtype = _find_storage(archive, value.args[0], name)
     offset = _check_size(value.args[1], path, name)
     shape, stride = _check_sizes(value.args[2], path, name), _check_sizes(value.args[3], path, name)
-    n_numbers = info.file_size // dtype.itemsize
+    n_numbers = zip_entry.file_size // dtype.itemsize
     # Sizes and strides count numbers, so this is the largest index that the tensor reads.
     last_index = offset + sum((n - 1) * step for n, step in zip(shape, stride))
     if (
@@ -155,12 +159,12 @@ def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTens
         raise file_error(path, expected, found)
 
     def read() -> np.ndarray:
-        flat = np.frombuffer(archive.read(info), dtype)[offset:]
+        flat = np.frombuffer(archive.read(zip_entry), dtype)[offset:]
         # The checks above keep every index of this view within `flat`.
         byte_strides = [step * dtype.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(flat, shape, byte_strides, writeable=False)
 
-    return LazyTensor(shape, dtype.name, read), info.file_size
+    return LazyTensor(shape, dtype.name, read), zip_entry.file_size
 
 
 def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, LazyTensor]:
@@ -198,7 +202,9 @@ def load(path: Path) -> tuple[Archive, Any]:
     """
     with convert_errors(path, "a zip file as torch.save writes it, holding tensors only"):
         archive = Archive(path)
-        info = archive.entry("data.pkl")
-        if info.file_size > _MAX_PICKLE_BYTES:
-            raise file_error(path, f"at most {_MAX_PICKLE_BYTES} bytes of data.pkl", info.file_size)
-        return archive, inert_pickle.loads(archive.read(info))
+        zip_entry = archive.entry("data.pkl")
+        if zip_entry.file_size > _MAX_PICKLE_BYTES:
+            raise file_error(
+                path, f"at most {_MAX_PICKLE_BYTES} bytes of data.pkl", zip_entry.file_size
+            )
+        return archive, inert_pickle.loads(archive.read(zip_entry))

@@ -20,10 +20,10 @@ import checkpoints
 
 from attacks.format_mutations import (
     CANARY as CANARY,
+    make_zip,
     mutate_ctranslate2,
     mutate_safetensors,
     mutate_torch,
-    zip_of,
 )
 from attacks.json_mutations import change_value
 from jaxasr.config import Config
@@ -31,7 +31,7 @@ from jaxasr.config import Config
 Files = dict[str, bytes]
 Mutation = Callable[[Files, np.random.Generator], Files]
 
-_CONTROL = (
+_CONTROL_TOKENS = (
     "endoftext",
     "startoftranscript",
     "en",
@@ -42,14 +42,14 @@ _CONTROL = (
     "nospeech",
     "notimestamps",
 )
-# The vocabulary has 256 bytes, the control tokens and 1,501 timestamps.
-SMALL = Config(
+# A tiny model. Its vocabulary has 256 bytes, the control tokens and 1,501 timestamps.
+SMALL_CONFIG = Config(
     n_mels=80,
     n_audio_ctx=9,
     n_audio_state=12,
     n_audio_head=3,
     n_audio_layer=1,
-    n_vocab=256 + len(_CONTROL) + 1501,
+    n_vocab=256 + len(_CONTROL_TOKENS) + 1501,
     n_text_ctx=11,
     n_text_state=12,
     n_text_head=2,
@@ -58,7 +58,7 @@ SMALL = Config(
 
 
 def _tokenizer_files() -> tuple[Files, Files]:
-    """Returns a tokenizer in two forms: tokenizer.json, and vocab.json with merges.txt."""
+    """Returns a tokenizer in two forms: as tokenizer.json, and as the files of older folders."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -67,8 +67,8 @@ def _tokenizer_files() -> tuple[Files, Files]:
         pre_tokenizers.ByteLevel(add_prefix_space=False),
         decoders.ByteLevel(),
     )
-    inner.add_special_tokens([AddedToken(f"<|{name}|>", special=True) for name in _CONTROL])
-    added = {f"<|{name}|>": 256 + i for i, name in enumerate(_CONTROL)}
+    inner.add_special_tokens([AddedToken(f"<|{name}|>", special=True) for name in _CONTROL_TOKENS])
+    added = {f"<|{name}|>": 256 + i for i, name in enumerate(_CONTROL_TOKENS)}
     older = {
         "vocab.json": vocab,
         "added_tokens.json": added,
@@ -82,21 +82,24 @@ def _tokenizer_files() -> tuple[Files, Files]:
 
 def originals() -> dict[str, Files]:
     """Returns an undamaged checkpoint of each format."""
-    tensors, (whole, older) = checkpoints.random_tensors(SMALL), _tokenizer_files()
+    tensors = checkpoints.random_tensors(SMALL_CONFIG)
+    tokenizer_json, older_files = _tokenizer_files()
     features = {
         "preprocessor_config.json": json.dumps(
             {"feature_size": 80, "n_fft": 400, "mel_filters": [[0.0, 1.0]]}
         ).encode()
     }
     writers: dict[str, Callable[[Path], Path]] = {
-        "safetensors": lambda path: checkpoints.write_hf(path, tensors, SMALL),
-        "sharded": lambda path: checkpoints.write_hf(path, tensors, SMALL, shards=2),
-        "bin": lambda path: checkpoints.write_hf(path, tensors, SMALL, pickled=True),
+        "safetensors": lambda path: checkpoints.write_hf(path, tensors, SMALL_CONFIG),
+        "sharded": lambda path: checkpoints.write_hf(path, tensors, SMALL_CONFIG, shards=2),
+        "bin": lambda path: checkpoints.write_hf(path, tensors, SMALL_CONFIG, pickled=True),
         "bin-sharded": lambda path: checkpoints.write_hf(
-            path, tensors, SMALL, shards=2, pickled=True
+            path, tensors, SMALL_CONFIG, shards=2, pickled=True
         ),
-        "ctranslate2": lambda path: checkpoints.write_ct2(path, tensors, SMALL),
-        "openai": lambda path: checkpoints.write_pt(path / "small.pt", tensors, SMALL).parent,
+        "ctranslate2": lambda path: checkpoints.write_ct2(path, tensors, SMALL_CONFIG),
+        "openai": lambda path: (
+            checkpoints.write_pt(path / "small.pt", tensors, SMALL_CONFIG).parent
+        ),
     }
     files_of = {}
     for form, write in writers.items():
@@ -104,13 +107,13 @@ def originals() -> dict[str, Files]:
             files = {path.name: path.read_bytes() for path in write(Path(folder)).iterdir()}
         files_of[form] = (
             files
-            | (older if form in ("bin", "sharded") else whole)
+            | (older_files if form in ("bin", "sharded") else tokenizer_json)
             | (features if form != "openai" else {})
         )
     return files_of
 
 
-def weights_of(files: Files, rng: np.random.Generator) -> str:
+def choose_weight_file(files: Files, rng: np.random.Generator) -> str:
     """Returns the name of a random file of tensors."""
     return str(
         rng.choice([name for name in files if name.endswith((".safetensors", ".bin", ".pt"))])
@@ -119,10 +122,10 @@ def weights_of(files: Files, rng: np.random.Generator) -> str:
 
 def flip_bits(files: Files, rng: np.random.Generator) -> Files:
     """Flips some bits of a weight file, most often near its beginning and its end."""
-    name = weights_of(files, rng)
+    name = choose_weight_file(files, rng)
     raw = bytearray(files[name])
+    end = min(len(raw), 6000)  # bytes at each end, which hold the headers
     for _ in range(rng.integers(1, 9)):
-        end = min(len(raw), 6000)
         at = int(
             rng.choice(
                 [rng.integers(len(raw)), rng.integers(end), len(raw) - 1 - rng.integers(end)]
@@ -140,7 +143,7 @@ def truncate(files: Files, rng: np.random.Generator) -> Files:
 
 def splice(files: Files, rng: np.random.Generator) -> Files:
     """Overwrites, removes or repeats a run of bytes."""
-    name = weights_of(files, rng)
+    name = choose_weight_file(files, rng)
     raw, size = files[name], int(rng.choice([1, 2, 4, 8, 64, 1024]))
     at, other = (int(rng.integers(max(1, len(raw) - size))) for _ in range(2))
     filler = [raw[other : other + size], bytes(size), b"\xff" * size, b"", raw[at : at + size] * 2][
@@ -184,10 +187,10 @@ def change_dimensions(files: Files, rng: np.random.Generator) -> Files:
 
 def spoil_numbers(files: Files, rng: np.random.Generator) -> Files:
     """Replaces numbers by NaN, infinity, or values so large that a product overflows."""
-    name = weights_of(files, rng)
+    name = choose_weight_file(files, rng)
     raw, value = bytearray(files[name]), np.float32(rng.choice([np.nan, np.inf, -np.inf, 3e38]))
     count = int(rng.choice([1, 12]))
-    # Numbers of the second half of the file, which has no header.
+    # `at` is the first byte of the numbers, in the second half of the file, which has no header.
     at = 4 * int(rng.integers(len(raw) // 8, len(raw) // 4 - count - 200))
     # In safetensors, float32 numbers start after 8 bytes and a header of any length.
     at -= (at - (8 + int.from_bytes(raw[:8], "little"))) % 4 if name.endswith("safetensors") else 0
@@ -204,14 +207,14 @@ def _with_checksums(raw: bytes) -> bytes:
                 # The header of a zip member has 30 bytes and the name.
                 start = info.header_offset + 30 + len(info.filename)
                 members[info.filename] = raw[start : start + info.file_size]
-        return zip_of(members)
+        return make_zip(members)
     except (zipfile.BadZipFile, NotImplementedError):
         return raw
 
 
 def change_structure(files: Files, rng: np.random.Generator) -> Files:
     """Changes names, sizes or opcodes of a weight file, as its format stores them."""
-    name = weights_of(files, rng)
+    name = choose_weight_file(files, rng)
     raw = files[name]
     if name.endswith(".safetensors"):
         return files | {name: mutate_safetensors(raw, rng)}

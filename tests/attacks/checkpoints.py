@@ -2,9 +2,9 @@
 
     python -m tests.attacks.checkpoints --n 10000 --seed 0
 
-prints a line for every kind of mutation. A worker process loads one case after the other. It is
-killed if it does not answer. A case counts as hanging if loading takes more than 10 s of processor
-time, without the compilation of programs. `--case 17` runs case 17 alone, in this process.
+A case is one damaged checkpoint. A worker process loads one case after the other. If the worker
+does not answer, it is killed. The command prints a line for every kind of mutation. `--case 17`
+runs case 17 alone, in the process of the command.
 """
 
 import argparse
@@ -29,14 +29,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import checkpoint_mutations as mutations
 
-LONGEST_S, LARGEST_MB = 10.0, 1000.0  # limits of processor time and of memory for one case
-PATIENCE_S = 120.0  # for importing, loading and compiling on a busy machine
-COLUMNS = ("tried", "loaded", "refused", "crash", "hang", "memory", "code", "nan")
+# Limits for one case: seconds of processor time to load it, and MB of memory beyond its files.
+MAX_LOADING_S, MAX_EXTRA_MB = 10.0, 1000.0
+# Seconds to wait for the worker, which may import, load and compile on a busy machine.
+MAX_ANSWER_S = 120.0
+# "code": the file ran code. "nan": a generated token has no finite probability.
+FAULTS = ("crash", "hang", "memory", "code", "nan")
+COLUMNS = ("tried", "loaded", "refused", *FAULTS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of one case. `faults` holds the `COLUMNS` in which it counts as a fault."""
+    """The result of one case: whether it loaded, its `FAULTS`, and the text of an error."""
 
     loaded: bool
     faults: tuple[str, ...] = ()
@@ -46,7 +50,7 @@ class Outcome:
 def make_case(
     number: int, seed: int, originals: dict[str, mutations.Files]
 ) -> tuple[str, mutations.Files]:
-    """Returns the kind and the files of a case."""
+    """Returns the kind and the files of case `number`. `originals` are from `originals()`."""
     kinds = [(form, kind) for form in originals for kind in mutations.MUTATIONS]
     form, kind = kinds[number % len(kinds)]
     files = mutations.MUTATIONS[kind](dict(originals[form]), np.random.default_rng([seed, number]))
@@ -54,13 +58,15 @@ def make_case(
 
 
 def _resident_mb(field: str) -> float:
+    """Returns the memory of this process in MiB, now ("VmRSS") or at its peak ("VmHWM")."""
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def load_and_generate(folder: Path, compiling: bool = True) -> Outcome:
     """Loads a checkpoint, generates one token, and measures memory and time.
 
-    Without `compiling`, no token is generated if that would compile a program for new dimensions.
+    Compiles a program if a checkpoint has new dimensions. With `compiling=False`, generates only
+    from checkpoints with the dimensions `SMALL_CONFIG`.
     """
     import jaxasr
 
@@ -72,22 +78,22 @@ def load_and_generate(folder: Path, compiling: bool = True) -> Outcome:
             warnings.simplefilter("ignore")
             asr = jaxasr.load(folder)
             loaded, seconds = True, time.process_time() - start
-            if (compiling or asr.config == mutations.SMALL) and not _finite(asr):
+            if (compiling or asr.config == mutations.SMALL_CONFIG) and not _generates_finite(asr):
                 faults.append("nan")
     except (ValueError, OSError) as refused:
         detail = str(refused)[:300]
     except BaseException:  # a panic in Rust does not derive from Exception
         faults.append("crash")
         detail = traceback.format_exc()[-1500:]
-    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    if _resident_mb("VmHWM") - before - size > LARGEST_MB:
+    files_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    if _resident_mb("VmHWM") - before - files_mb > MAX_EXTRA_MB:
         faults.append("memory")
-    if (seconds if loaded else time.process_time() - start) > LONGEST_S:
+    if (seconds if loaded else time.process_time() - start) > MAX_LOADING_S:
         faults.append("hang")
     return Outcome(loaded, tuple(faults), detail)
 
 
-def _finite(asr) -> bool:
+def _generates_finite(asr) -> bool:
     """Returns whether a generated token has a finite probability."""
     import jaxasr
 
@@ -109,7 +115,8 @@ def _finite(asr) -> bool:
     return bool(np.isfinite(generation.logprobs).all())
 
 
-def _worker(pipe: Connection, scratch: Path) -> None:
+def _serve(pipe: Connection, scratch: Path) -> None:
+    """Loads each folder whose path arrives in `pipe`, and sends back its outcome."""
     from experiments import compile_cache
 
     compile_cache.enable()
@@ -122,16 +129,16 @@ class Worker:
     """A process that loads one checkpoint after the other."""
 
     def __init__(self, scratch: Path) -> None:
-        self.pipe, theirs = multiprocessing.get_context("spawn").Pipe()
+        self.pipe, worker_end = multiprocessing.get_context("spawn").Pipe()
         self.process = multiprocessing.get_context("spawn").Process(
-            target=_worker, args=(theirs, scratch), daemon=True
+            target=_serve, args=(worker_end, scratch), daemon=True
         )
         self.process.start()
-        theirs.close()
+        worker_end.close()  # this process uses only its own end
 
     def __call__(self, folder: Path) -> Outcome:
         self.pipe.send(str(folder))
-        if not self.pipe.poll(PATIENCE_S):
+        if not self.pipe.poll(MAX_ANSWER_S):
             self.end()
             return Outcome(False, ("hang",))
         try:
@@ -175,11 +182,11 @@ def run(n: int, seed: int) -> bool:
             )
     worker.end()
     shutil.rmtree(scratch)
-    _print(counts)
-    return not any(row[column] for row in counts.values() for column in COLUMNS[3:])
+    _print_table(counts)
+    return not any(row[fault] for row in counts.values() for fault in FAULTS)
 
 
-def _print(counts: dict[str, collections.Counter]) -> None:
+def _print_table(counts: dict[str, collections.Counter]) -> None:
     print(f"{'kind':28}" + "".join(f"{column:>9}" for column in COLUMNS))
     total = sum(counts.values(), collections.Counter())
     for kind, row in [*sorted(counts.items()), ("all", total)]:

@@ -2,9 +2,9 @@
 
     python -m tests.attacks.containers [FILE_OR_FOLDER ...]
 
-Without arguments it reads every container that PyAV and the program ffmpeg write, with its usual
-codec. A file passes when the lengths are within one encoder frame of 20 ms and the correlation of
-the samples is at least 0.999.
+Without arguments, the command reads every container that PyAV and the program ffmpeg write, each
+with its usual codec. A file passes if the lengths differ by at most one encoder frame of 20 ms and
+the correlation of the samples is at least 0.999.
 """
 
 import argparse
@@ -28,10 +28,11 @@ from jaxasr.config import SAMPLE_RATE, SAMPLES_PER_FRAME
 from .sample_files import RATE, speechlike, with_pyav
 
 MIN_CORRELATION = 0.999
+# Formats in which a recording consists of several files.
 _SEVERAL_FILES = ("dash", "hls", "segment")
 
 
-def with_pyav_alone(path: Path) -> np.ndarray:
+def decode_with_pyav(path: Path) -> np.ndarray:
     """Returns 16 kHz mono samples by PyAV and scipy's resampling.
 
     Raises `av.FFmpegError` if PyAV reads no samples.
@@ -64,7 +65,7 @@ def compare_with_pyav(path: Path) -> tuple[int, float]:
     Returns:
         The number of samples by `load_audio` minus that by PyAV, and the samples' correlation.
     """
-    ours, theirs = jaxasr.load_audio(path), with_pyav_alone(path)
+    ours, theirs = jaxasr.load_audio(path), decode_with_pyav(path)
     common = min(len(ours), len(theirs))
     a, b = ours[:common].astype(np.float64), theirs[:common]
     a, b = a - a.mean(), b - b.mean()
@@ -85,13 +86,13 @@ def _suffix(format: str) -> str:
 
 def written_by_pyav() -> Iterator[tuple[str, bytes]]:
     """Yields a name and a file for each container that PyAV writes with its usual codec."""
-    two, narrow = speechlike(2, RATE, 2), speechlike(2, 8_000)
+    stereo, telephone = speechlike(2, RATE, channels=2), speechlike(2, 8_000)
     for format in sorted(av.formats_available.difference(_SEVERAL_FILES)):
         try:
             codec = av.open(io.BytesIO(), "w", format=format).default_audio_codec
         except (av.FFmpegError, ValueError):  # PyAV only reads this format
             continue
-        for samples, rate in ((two, RATE), (narrow, 8_000)):
+        for samples, rate in ((stereo, RATE), (telephone, 8_000)):
             try:
                 yield f"{format}-{codec}{_suffix(format)}", with_pyav(samples, rate, format, codec)
             except (av.FFmpegError, ValueError, TypeError):
@@ -103,10 +104,10 @@ def written_by_ffmpeg(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yields a name and a file for each container that ffmpeg writes with its usual codec."""
     source = folder / "source.wav"
     soundfile.write(source, speechlike(2, RATE, 2), RATE)
-    listed = subprocess.run(
+    muxers = subprocess.run(
         ["ffmpeg", "-v", "error", "-muxers"], capture_output=True, text=True, check=True
     ).stdout
-    formats = [words[1] for line in listed.splitlines() if (words := line.split())[:1] == ["E"]]
+    formats = [words[1] for line in muxers.splitlines() if (words := line.split())[:1] == ["E"]]
     for format in sorted(set(formats).difference(_SEVERAL_FILES)):
         for rate in ("48000", "16000", "8000"):
             target = folder / f"target-{format}-{rate}"
@@ -155,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for path in files(options.paths, Path(folder)):
             try:
-                theirs = len(with_pyav_alone(path))
+                theirs = len(decode_with_pyav(path))
             except (av.FFmpegError, OSError, ValueError) as error:
                 unread += 1
                 try:
@@ -170,10 +171,11 @@ def main() -> None:
                 failed += 1
                 print(f"{path.name:40} FAILED {error}")
                 continue
-            good = agrees_with_pyav(difference, correlation)
-            passed, failed, lowest = passed + good, failed + (not good), min(lowest, correlation)
+            agrees = agrees_with_pyav(difference, correlation)
+            passed, failed = passed + agrees, failed + (not agrees)
+            lowest = min(lowest, correlation)
             numbers = f"{theirs / SAMPLE_RATE:8.3f} s {difference:+5} samples"
-            mark = "" if good else " FAILED"
+            mark = "" if agrees else " FAILED"
             print(f"{path.name:40} {numbers}, correlation {correlation:.6f}{mark}")
     print(
         f"{passed} agree with PyAV, {failed} do not, {unread} are not read by PyAV; "

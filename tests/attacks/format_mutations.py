@@ -13,7 +13,7 @@ from attacks.json_mutations import change_value
 CANARY = "code-was-run"  # name of the file that a hostile pickle writes if its code runs
 
 
-def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def make_zip(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """Returns a zip file of `members`."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as file:
@@ -52,6 +52,8 @@ def mutate_safetensors(raw: bytes, rng: np.random.Generator) -> bytes:
 
 def mutate_ctranslate2(raw: bytes, rng: np.random.Generator) -> bytes:
     """Changes a name, rank, size or dtype. These precede the data of every variable."""
+    # The name of a variable goes from byte `at` to NUL at byte `end`. Its rank follows in one byte,
+    # and its dimensions in four bytes each.
     places = [i for i in range(len(raw) - 40) if raw[i : i + 8] in (b"encoder/", b"decoder/")]
     at = int(rng.choice(places))
     end = raw.index(b"\0", at)
@@ -123,12 +125,12 @@ def mutate_torch(raw: bytes, rng: np.random.Generator) -> bytes:
         case 2 if rng.random() < 0.3:
             compression = zipfile.ZIP_DEFLATED
         case _:
-            members[pickled] = _pickle(members[pickled], rng)
-    return zip_of(members, compression)
+            members[pickled] = _mutate_opcodes(members[pickled], rng)
+    return make_zip(members, compression)
 
 
-def _pickle(data: bytes, rng: np.random.Generator) -> bytes:
-    # Splits the pickle into its opcodes, then replaces, inserts, copies or moves some of them.
+def _mutate_opcodes(data: bytes, rng: np.random.Generator) -> bytes:
+    """Replaces, inserts, copies or moves some opcodes of a pickle."""
     places = [place for _, _, place in pickletools.genops(data)]
     parts = [data[a:b] for a, b in zip(places, [*places[1:], len(data)])]
     for _ in range(rng.integers(1, 4)):

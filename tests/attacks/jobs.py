@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules in tests/
-N_RECORDINGS = 12
+N_RECORDINGS = 12  # of a corpus
 
 
 def sweep(folder: Path) -> None:
-    """Sweeps all heads of two examples; `done.npy` holds the values."""
+    """Sweeps all heads of two examples, and writes the bytes of the values to `done.npy`."""
     import jax
     from golden.tiny import checkpoint, tiny_state
 
@@ -95,15 +95,16 @@ JOBS: dict[str, Callable[[Path], None]] = {
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Returns the contents of all files in `folder`, except times and provenance."""
+    """Returns the contents of all files in `folder`, except those that differ between runs."""
     return {
         str(file.relative_to(folder)): _read(file)
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not _dated(file)
+        if file.is_file() and not _differs_between_runs(file)
     }
 
 
-def _dated(file: Path) -> bool:
+def _differs_between_runs(file: Path) -> bool:
+    # These files contain times, provenance, or checksums of such files.
     return file.name in (
         "index.html",
         "zarr.json",
@@ -115,10 +116,11 @@ def _dated(file: Path) -> bool:
 
 
 def _read(file: Path) -> object:
+    """Returns the contents of a file without times, in a form that can be compared."""
     if file.name == "result.json":
-        dated = ("provenance", "seconds", "seconds_taken")
+        changing = ("provenance", "seconds", "seconds_taken")
         return {
-            key: value for key, value in json.loads(file.read_text()).items() if key not in dated
+            key: value for key, value in json.loads(file.read_text()).items() if key not in changing
         }
     if file.suffix == ".npz":
         with np.load(file) as arrays:
@@ -159,6 +161,7 @@ def _corpus(folder: Path) -> Path:
 
 
 def _run(*arguments: str) -> None:
+    """Runs the command line `jaxasr` with a random model."""
     from experiments import cli, runtime
 
     runtime.load = lambda *_: recogniser()

@@ -17,6 +17,7 @@ def _odd_value(rng: np.random.Generator) -> Any:
 
 
 def _paths(value: Any, path: tuple = ()) -> list[tuple]:
+    """Returns `path` and the paths of all parts of `value`. A path is a tuple of keys."""
     inner = (
         value.items()
         if isinstance(value, dict)

@@ -1,9 +1,9 @@
 """Kills computations at random moments, resumes them, and compares the files bitwise.
 
-`python -m tests.attacks.kills --n 100` prints one line per job: the number of kills, how many of
-them came before the job's end, and the differences from an uninterrupted run. Half of the kills
-come after a random time. The others come at a random change of a file (a rename, a new or a removed
-file), so that kills while files are incomplete are frequent.
+`python -m tests.attacks.kills --n 100` prints one line per job. The line gives the number of kills,
+the number of kills before the end of the job, and the differences from an uninterrupted run. Half
+of the kills come after a random time. The others come when a file is renamed, created or removed,
+so that many kills find incomplete files.
 """
 
 import argparse
@@ -53,7 +53,13 @@ _FAILED = 3  # exit code of a job that raised an error
 
 
 class KillAtChange:
-    """Counts the changes of files in one folder, and kills the process at one of them."""
+    """Counts the changes of files in one folder, and kills the process at one of them.
+
+    Args:
+        folder: the folder.
+        kill_at: number of the change at which the process is killed. None: never.
+        counted: the number of changes so far, which the parent process reads.
+    """
 
     def __init__(self, folder: Path, kill_at: int | None, counted: Any):
         self.folder, self.kill_at, self.counted = os.fspath(folder), kill_at, counted
@@ -75,6 +81,7 @@ class KillAtChange:
 def _child(
     job: str, folder: Path, log: Path, kill_at: int | None, counted: Any, start: Any
 ) -> None:
+    """Runs a job in a new process, with its output in the file `log`."""
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -126,8 +133,8 @@ def trials(
         n: number of kills.
         scratch: folder for all files.
         seed: random seed.
-        timed: every other kill comes after a random time, the rest at a change of a file.
-                Otherwise all come at a change of a file.
+        timed: kills every other trial after a random time, and the rest at a change of a file.
+            False: kills every trial at a change of a file.
 
     Yields:
         Whether the kill came before the job's end, and the fault of the resumed job, or "".
@@ -151,13 +158,14 @@ def trials(
         )
         killed = run(job, folder, log, **moment)[0] == -signal.SIGKILL
         code = run(job, folder, log)[0]
-        yield killed, _wrong(code, expected, folder, log, moment)
+        yield killed, _describe_fault(code, expected, folder, log, moment)
         shutil.rmtree(folder)
 
 
-def _wrong(
+def _describe_fault(
     code: int, expected: dict[str, object], folder: Path, log: Path, moment: dict[str, float]
 ) -> str:
+    """Returns the fault of a job that was killed at `moment` and resumed, or ""."""
     if code != 0:
         return f"{moment}: did not resume: {log.read_text().strip().splitlines()[-1][:300]}"
     actual = contents(folder)
@@ -192,11 +200,11 @@ def main() -> None:
             n = options.n // len(options.kinds) + (i < options.n % len(options.kinds))
             start = time.monotonic()
             results = list(trials(job, n, Path(scratch), options.seed))
-            wrong = [text for _, text in results if text]
+            faults = [text for _, text in results if text]
             killed, seconds = sum(killed for killed, _ in results), time.monotonic() - start
-            line = f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(wrong)} differ"
-            print(f"{line}, {seconds:.0f} s", *wrong, sep="\n    ", flush=True)
-            failed = failed or bool(wrong)
+            line = f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(faults)} differ"
+            print(f"{line}, {seconds:.0f} s", *faults, sep="\n    ", flush=True)
+            failed = failed or bool(faults)
     sys.exit(failed)
 
 

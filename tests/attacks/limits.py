@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_STARTUP_S = 180  # to start Python and import the module of the function
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STARTUP_S = 180  # seconds to start Python and import the module of the function
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Worker:
         return Outcome(kind, value, seconds, extra)
 
     def _wait(self, start: float, before: int) -> tuple[str, Any, int]:
+        """Returns the kind, the value and the extra bytes of the call that started at `start`."""
         while not self._pipe.poll(0.05):
             extra = _resident(self._process.pid) - before
             if extra > self._extra_bytes:
@@ -95,11 +96,11 @@ class Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._pipe, worker_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(worker_end,), daemon=True)
         with _environment(self._environment):
             self._process.start()
-        theirs.close()
+        worker_end.close()  # this process uses only its own end
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -110,6 +111,7 @@ class Worker:
 
 
 def _serve(pipe: Any) -> None:
+    """Runs in the worker: calls each function that arrives in `pipe`, and sends back its result."""
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             function, args = pipe.recv()  # imports the module of the function
@@ -124,19 +126,22 @@ def _serve(pipe: Any) -> None:
 
 
 def _resident(process: int | str) -> int:
+    """Returns the resident memory of a process in bytes."""
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE_BYTES
     except (FileNotFoundError, ProcessLookupError, IndexError):  # the process has ended
         return 0
 
 
 def _peak() -> int:
+    """Returns the peak of the resident memory of this process in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

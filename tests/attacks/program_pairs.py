@@ -1,8 +1,9 @@
 """Checks that no edit, metric, readout or rule runs the compiled program of another one.
 
-`python -m tests.attacks.program_pairs` calls all kinds one after the other in one process, in
-both orders, through the same compiled function. It compares each result with that of a process
-that calls only this kind. The test in pytest compares with calls that are not compiled.
+A kind is one edit, metric, readout or rule. `python -m tests.attacks.program_pairs` calls all kinds
+in one process, in both orders, through the same compiled function. The command compares each result
+with that of a process that calls only this kind. The test in pytest compares each result with that
+of a call that is not compiled.
 """
 
 import functools
@@ -23,8 +24,8 @@ from interventions.edits import AtCell, FromRow
 from jaxasr import compiled
 from jaxasr.rules import Rules
 
-B, T, H, S = 2, 3, 5, 4
-V = 11
+B, T, H, S = 2, 3, 5, 4  # rows, queries, heads and keys of an attention pattern
+V = 11  # tokens of the vocabulary
 
 
 def _edit_class(
@@ -75,7 +76,7 @@ def edits() -> dict[str, Any]:
     two = jnp.float32(2)
     return {
         "Patch": iv.Patch(x[::-1].copy()),
-        "Patch, partial": iv.Patch(x[::-1].copy(), True),
+        "Patch, partial": iv.Patch(x[::-1].copy(), partial=True),
         "Mix": iv.Mix(two, x[::-1].copy()),
         "Patch of FromRow": iv.Patch(FromRow(jnp.array([1, 0]))),
         "Add": iv.Add(x),
@@ -108,7 +109,7 @@ def edits() -> dict[str, Any]:
         "function 1": _function(1.0),
         "function 2": _function(2.0),
         "partial 1": functools.partial(_added, 1),
-        "partial True": functools.partial(_added, 1.5),
+        "partial 1.5": functools.partial(_added, 1.5),
         "method": iv.Scale(jnp.float32(3)).__call__,
     }
 
@@ -182,7 +183,7 @@ def _rule(logits: Any, tokens: Any, rule: Any) -> Any:
 
 
 def calls() -> dict[str, tuple[Callable, tuple, Any]]:
-    """Returns, for every kind, the function that is called, its arrays, and the edit or rule."""
+    """Returns, for every kind, a function, its arrays, and its edit, metric, readout or rule."""
     x = jnp.asarray(np.random.default_rng(0).random((B, H, T, S), np.float32))
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(B, V)), jnp.float32)
     tokens = jnp.array([[1, 2, 0, 0], [3, 7, 0, 0]], jnp.int32)
@@ -193,7 +194,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
         jnp.broadcast_to(jnp.arange(S), (B, S)),
         "decoder.cross_attn.pattern",
     )
-    mel = jaxasr.At(jnp.int32(1), positions, None, "decoder.cross_attn.z")
+    at_z = jaxasr.At(jnp.int32(1), positions, keys=None, site="decoder.cross_attn.z")
     z = jnp.moveaxis(x, 1, 2)
     kinds = {f"edit {name}": (_edit_all, (x, at), edit) for name, edit in edits().items()}
     noise = {
@@ -202,7 +203,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
         "Times at z": Times(2.0),
         "Plus at z": Plus(2.0),
     }
-    kinds |= {f"edit {name}": (_edit_all, (z, mel), edit) for name, edit in noise.items()}
+    kinds |= {f"edit {name}": (_edit_all, (z, at_z), edit) for name, edit in noise.items()}
     cell = {"layer": jnp.int32(1), "head": jnp.int32(2)}
     frames = (jnp.int32(1), jnp.int32(S))
     for name, edit in {
@@ -213,7 +214,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
     }.items():
         kinds[f"edit AtCell {name}"] = (
             _edit_all,
-            (z, mel),
+            (z, at_z),
             AtCell(edit, "decoder.cross_attn.z", *frames)(cell)["decoder.cross_attn.z"],
         )
     kinds |= {f"metric {name}": (_score, (logits,), metric) for name, metric in metrics().items()}
@@ -223,10 +224,10 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
     }
 
 
-def result(name: str, kinds: dict, run: bool = True) -> str:
-    """Returns the result of one kind as text. Compiles the function if `run` is true."""
-    function, arrays, taps = kinds[name]
-    out = compiled.call(function, *arrays, taps) if run else function(*arrays, taps)
+def result(name: str, kinds: dict, compile_it: bool = True) -> str:
+    """Returns the result of one kind as text. With `compile_it=False`, compiles nothing."""
+    function, arrays, kind = kinds[name]
+    out = compiled.call(function, *arrays, kind) if compile_it else function(*arrays, kind)
     return " ".join(
         f"{value:.4f}"
         for leaf in jax.tree.leaves(out)

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from .limits import Outcome, Worker
-from .sample_files import kinds
+from .sample_files import intact_recordings
 
 FAULTS = ("other error", "crashed", "hung", "memory", "silent NaN", "differs")
 _FILLS = ("0", "165")  # values of MALLOC_PERTURB_, which fills newly allocated memory
 
 
-# Each mutation takes random numbers, a file, and another file.
+# Each mutation takes random numbers, the file to change, and another file.
 Mutation = Callable[[np.random.Generator, bytearray, bytes], bytearray]
-# Numbers that are written to a header: small ones, and limits of integer types.
+# Numbers to write to a header: small ones, and limits of integer types.
 _NUMBERS = [0, 1, 2, 7, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF]
 
 
@@ -150,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="recordings-"))
     folder.mkdir(parents=True, exist_ok=True)
-    intact = kinds()
+    intact = intact_recordings()
     counts = {kind: collections.Counter() for kind in intact}
     slowest, largest = 0.0, 0
     for kind, path, result, outcomes in attack(

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import soundfile
 
-RATE = 48_000
+RATE = 48_000  # Hz
 
 
 def speechlike(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -71,7 +71,7 @@ def amr(frames: int) -> bytes:
     return b"#!AMR\n" + b"".join(b"\x3c" + rng.bytes(31) for _ in range(frames))
 
 
-def kinds() -> dict[str, bytes]:
+def intact_recordings() -> dict[str, bytes]:
     """Returns an intact recording of 1 s of each kind."""
     mono, stereo = (speechlike(1, RATE, channels) for channels in (1, 2))
     return {

@@ -24,7 +24,7 @@ def test_mutated_checkpoints_load_or_raise(originals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = collections.Counter()
     for number in range(192):
-        kind, files = attack.make_case(number, 1, originals)
+        kind, files = attack.make_case(number, seed=1, originals=originals)
         outcome = attack.load_and_generate(
             attack.write_files(files, tmp_path / str(number)), compiling=False
         )

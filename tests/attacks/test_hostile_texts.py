@@ -12,7 +12,7 @@ from html_outline import Outline
 from small_speech import small_recogniser, tone, write
 from typer.testing import CliRunner
 
-from attacks.texts import HOSTILE, NAME, acts
+from attacks.texts import HOSTILE, NAME, control_characters
 from experiments import cli, runtime
 from experiments.commands import errors, transcribe
 from experiments.pages import lens_page, terminal
@@ -21,7 +21,7 @@ from experiments.studies import study_page
 from interventions.probes import Bank
 from interventions.storage.text_files import write_json, write_text
 
-ALL = "".join(HOSTILE.values())
+ALL_HOSTILE = "".join(HOSTILE.values())
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +36,18 @@ def folder(tmp_path_factory):
         rows.append(
             {
                 "path": name,
-                "pitch": f"low{ALL}" if i % 2 else f"high{ALL}",
-                "id": f"{i}{ALL}",
-                "speaker": f"{i}{ALL}",
+                "pitch": f"low{ALL_HOSTILE}" if i % 2 else f"high{ALL_HOSTILE}",
+                "id": f"{i}{ALL_HOSTILE}",
+                "speaker": f"{i}{ALL_HOSTILE}",
             }
         )
-    rows += [{"path": "gone[/x].wav"}, {"path": "gone", "id": ALL}]
+    rows += [{"path": "gone[/x].wav"}, {"path": "gone", "id": ALL_HOSTILE}]
     (root / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return root
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def _load_small_recogniser(monkeypatch):
     monkeypatch.setattr(runtime, "load", lambda *_: small_recogniser())
 
 
@@ -61,11 +61,11 @@ def run_probe(folder, out, *more):
 def test_probe_accepts_hostile_ids_and_labels(folder, tmp_path):
     result = run_probe(folder, tmp_path / "out")
     assert result.exit_code == 0, (result.output, result.exception)
-    assert acts(result.output) == []
+    assert control_characters(result.output) == []
     assert "left out gone[/x].wav: " in result.stderr
     output = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
-    assert output["classes"].keys() == {f"high{ALL}", f"low{ALL}"}
-    assert acts(run_probe(folder, tmp_path / "out", "--json").output) == []
+    assert output["classes"].keys() == {f"high{ALL_HOSTILE}", f"low{ALL_HOSTILE}"}
+    assert control_characters(run_probe(folder, tmp_path / "out", "--json").output) == []
 
 
 def files(out):
@@ -79,12 +79,12 @@ def test_earlier_results_stay_until_the_new_ones_are_complete(folder, tmp_path, 
     before = files(tmp_path / "out")
     assert "bank/arrays.npz" in before
 
-    def full(*_, **__):
+    def raise_disk_full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for owner, function in ((np, "savez"), (Bank, "save")):
         with monkeypatch.context() as patched:
-            patched.setattr(owner, function, full)
+            patched.setattr(owner, function, raise_disk_full)
             result = run_probe(folder, tmp_path / "out", "--penalty", "3", "--overwrite")
         assert (result.exit_code, "No space left on device" in result.stderr) == (2, True)
         assert files(tmp_path / "out") == before
@@ -102,7 +102,7 @@ def test_no_output_to_a_terminal_has_control_characters(text, capsys):
     terminal.print_page(fake_page(text=text, logit=fake_table(tokens=(text, *TOKENS[1:]))))
     transcribe._print(Path(text.replace("/", "")), text)
     shown = capsys.readouterr()
-    assert acts(shown.out + shown.err) == []
+    assert control_characters(shown.out + shown.err) == []
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -119,6 +119,7 @@ def test_hostile_texts_add_no_elements_or_scripts_to_a_page(text, tmp_path):
         for _, attributes, _ in outline.elements
         if any(name.startswith("on") for name in attributes)
     ]
+    # A template engine would replace {{7*7}} by 49.
     assert "49" not in [shown for _, shown in outline.of("h1")]
     assert json.loads(write_json(tmp_path / "a.json", {text: text}).read_text("utf-8")) == {
         text: text

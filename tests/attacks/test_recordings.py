@@ -5,15 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from attacks.recordings import attack, mutate_recording
-from attacks.sample_files import kinds
+from attacks.sample_files import intact_recordings
 
 
 @pytest.fixture(scope="module")
 def intact() -> dict[str, bytes]:
-    return kinds()
+    return intact_recordings()
 
 
 def damaged(intact: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yields the first half of each recording, then one mutated recording of each kind."""
     for kind, content in intact.items():
         yield kind, content[: len(content) // 2]
     for number in range(len(intact)):

@@ -12,10 +12,12 @@ from torch_reference import reference
 
 from experiments.bench.torch_whisper import build
 
+# Sites at which the golden file also has the values of left-padded rows.
 PADDED_SITES = ("decoder.resid_post", "decoder.ln", "decoder.logits")
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
+    """Returns the activations at every site, and those of left-padded rows at a few sites."""
     config = TINY[name]
     model = build(config, tiny_state(config)).double()
     mel, tokens = tiny_inputs(config)

@@ -39,8 +39,8 @@ TINY = {
         n_text_layer=2,
     ),
 }
-BATCH, N_TOKENS = 2, 5
-GOLDEN = Path(__file__).parent
+BATCH, N_TOKENS = 2, 5  # rows, and tokens per row, of the golden activations
+GOLDEN = Path(__file__).parent  # folder of the golden files
 
 
 def golden_file(name: str) -> Path:
@@ -64,12 +64,13 @@ def tiny_state(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
         for name, shape in tensor_shapes(leaf, spec.shape).items()
     }
     return {
-        name: _tensor(name, shape, 1000 * seed + i)
+        name: _random_tensor(name, shape, 1000 * seed + i)
         for i, (name, shape) in enumerate(sorted(shapes.items()))
     }
 
 
-def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Returns a random tensor on the scale that a tensor of this name needs."""
     x = uniform(seed, *shape)
     if "ln" in name.split(".")[-2] and name.endswith("weight"):
         return 1 + x / 2

@@ -11,6 +11,7 @@ from experiments import cli
 from experiments.commands.align import read_text
 from experiments.data import real_speech
 
+# The words of the demo recording.
 TEXT = (
     "The captain read the old letter aloud, and nobody knew whether to believe a word of it. "
     "By morning, the sea was quiet again."
@@ -20,6 +21,7 @@ run = CliRunner().invoke
 
 @functools.cache
 def aligned():
+    """Aligns the same text in Python, to compare with the command."""
     return jaxasr.load("tiny.en").align(real_speech.DEMO, TEXT)
 
 

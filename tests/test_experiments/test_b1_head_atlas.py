@@ -19,6 +19,7 @@ from interventions import Patch, only
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
+# One cell per decoder head of a model with four layers of three heads.
 CELLS = site_cells(
     Model(
         n_mels=80,
@@ -34,12 +35,19 @@ CELLS = site_cells(
     ),
     HEAD_SITES,
 )
-N = 20
+N = 20  # recordings of each kind
+# Published outcomes of ablating heads on loops.
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
 
 def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
-    """Makes the results of a run from outcomes [N, cell] of each kind of recording."""
+    """Makes the results of a run.
+
+    Args:
+        silenced: bool [N, cell], whether a text without speech loses all words.
+        stopped: bool [N, cell], whether a loop stops.
+        wer: word error rates of clean speech [N, cell].
+    """
     shape = (3 * N, 1, len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:N, 0] = 5 * (1 - silenced)
@@ -89,7 +97,10 @@ def test_planted_heads_are_detected():
 
 
 def test_equal_heads_are_distinguished_only_by_chance():
-    """One false positive in twenty runs is expected. More than three have probability 0.02."""
+    """Per claim, one false positive in twenty runs is expected, and over three are improbable.
+
+    The probability of more than three is 0.02.
+    """
     runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
     assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 3
 

@@ -23,7 +23,7 @@ from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from jaxasr import Config as Model
 from jaxasr.taps import At
 
-N = 20
+N = 20  # recordings of each kind
 
 
 def make_results(
@@ -40,6 +40,7 @@ def make_results(
     shape = (2 * n, len(CONDITIONS))
     values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:n], values["wer"][n:] = 4 * has_words, wer
+    # The filter rejects a text with both a high no-speech probability and a low log-probability.
     values["no_speech_prob"][:], values["avg_logprob"][: round(rejected * n)] = 0.9, -2
     return xr.Dataset(
         {name: (("example", "condition"), value) for name, value in values.items()},
@@ -82,7 +83,10 @@ def test_planted_edits_are_detected():
 
 
 def test_useless_edits_replicate_only_by_chance():
-    """One false positive in forty runs is expected. Over two in twenty have probability 0.01."""
+    """Per claim, one false positive in forty runs is expected.
+
+    The probability of more than two in twenty runs is 0.01.
+    """
     runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
     assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 2
 
@@ -117,8 +121,11 @@ def test_a_mask_acts_on_its_layer_and_head():
     np.testing.assert_array_equal(masked(1).sum((0, 1, 3)), [35, 35, 0])
 
 
-def words_of(kind: str, n: int) -> list[dict[str, np.ndarray]]:
-    """Makes the items of `n` texts of a kind: ablations of 24 heads, and mean states of width 5."""
+def make_items(kind: str, n: int) -> list[dict[str, np.ndarray]]:
+    """Makes the cached items of `n` recordings, of which only "clean" ones get words.
+
+    An item has the results of ablating 24 heads, and the mean state (of width 5) of a text.
+    """
     has_words = kind == "clean"
     return [
         {
@@ -140,9 +147,24 @@ def words_of(kind: str, n: int) -> list[dict[str, np.ndarray]]:
     ],
 )
 def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
-    """Before, the subspace to project out was one of clean speech."""
-    model: Any = SimpleNamespace(config=Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4))
-    items = dict(zip(("clean", "nonspeech"), (words_of(kind, 6) for kind in kinds)))
+    """An edit without hallucinated texts would be an edit of clean speech.
+
+    `kinds` gives the items that stand for the clean recordings and for those without speech.
+    """
+    config = Model(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=66,
+        n_audio_head=3,
+        n_audio_layer=4,
+        n_vocab=100,
+        n_text_ctx=448,
+        n_text_state=66,
+        n_text_head=3,
+        n_text_layer=4,
+    )
+    model: Any = SimpleNamespace(config=config)
+    items = dict(zip(("clean", "nonspeech"), (make_items(kind, 6) for kind in kinds)))
     cache: Any = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])
     clips = {kind: [] for kind in items}
     settings = EditSettings(n_heads=1, rank=2, depth=0.5, strength=1.0, max_new_tokens=8)

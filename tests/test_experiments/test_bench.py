@@ -74,12 +74,12 @@ def test_a_ratio_is_the_median_over_rounds():
         for seconds in rounds
     ]
     ours, theirs = (
-        transcribe.Measurement(name, 1, 3.0, None, seconds, [[1], [2, 3]])
+        transcribe.Measurement(name, batch=1, first_s=3.0, rounds=seconds, tokens=[[1], [2, 3]])
         for name, seconds in zip(("ours", "theirs"), timed)
     )
-    row = transcribe.summary(
-        job, theirs, ours, {"ours": ["a", "b"], "theirs": ["a", "c"]}, [{"jax": 1e9}, {"jax": 2e9}]
-    )
+    texts = {"ours": ["a", "b"], "theirs": ["a", "c"]}
+    rates = [{"jax": 1e9}, {"jax": 2e9}]  # operations per second of matrix products, by round
+    row = transcribe.summary(job, contender=theirs, ours=ours, texts=texts, rates=rates)
     assert row["ratios"] == [2.0, 4.0, 1.0]
     assert (row["ratio"], row["real_time_factor"], row["tokens_per_s"]) == (2.0, 4.0 / 15.0, 1.5)
     assert (row["texts_differ"], row["n_texts"]) == (1, 2)

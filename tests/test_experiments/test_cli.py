@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 import experiments
 from experiments import cli
 from experiments.analyses.patch_question import FRAME_S
-from experiments.commands.info import _format_bytes, describe
+from experiments.commands.info import describe, format_bytes
 from experiments.site_names import SITE_NAMES
 
 run = CliRunner().invoke
 DEMO = Path(experiments.__file__).parent / "assets" / "demo.flac"
-TEXT = (
+TEXT = (  # that tiny.en generates for `DEMO`
     "The captain read the old letter aloud and nobody knew whether to believe a word of it. "
     "By morning, the sea was quiet again."
 )
@@ -52,7 +52,7 @@ def test_help_does_not_import_jax():
     assert heavy_modules(["--help"]) == "set()"
 
 
-# A command that still needs the name of a site.
+# Arguments that end with --site, so that a test appends the name of a site.
 PATCH_COMMAND = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
 
 
@@ -171,11 +171,14 @@ def test_info_describes_a_model_without_its_weights():
     ("model", "millions"), [("tiny", 37.76), ("base", 72.59), ("large-v3", 1543.49)]
 )
 def test_parameter_counts_equal_those_of_released_models(model, millions):
-    assert describe(model, 1, 1)["n_parameters"] == pytest.approx(millions * 1e6, abs=5e4)
+    n_parameters = describe(model, batch=1, n_tokens=1)["n_parameters"]
+    assert n_parameters == pytest.approx(millions * 1e6, abs=5e4)
 
 
 def test_bfloat16_takes_half_the_bytes():
-    single, half = (describe("tiny", 1, 3, dtype) for dtype in ("float32", "bfloat16"))
+    single, half = (
+        describe("tiny", batch=1, n_tokens=3, dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
     assert single["parameter_bytes"] == 2 * half["parameter_bytes"]
     assert [row["bytes"] for row in single["sites"]] == [2 * row["bytes"] for row in half["sites"]]
 
@@ -190,7 +193,7 @@ def test_info_names_the_weights():
 
 
 def test_sizes_have_three_digits_and_a_unit():
-    assert [_format_bytes(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == [
+    assert [format_bytes(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == [
         "999 B",
         "1 kB",
         "1.23 MB",
@@ -234,11 +237,8 @@ def demo(tmp_path_factory):
 @needs_weights
 def test_demo_saves_text_lenses_and_provenance(demo):
     numbers, out, _ = demo
-    assert sorted(path.name for path in out.iterdir()) == [
-        "command.json",
-        "index.html",
-        "lens.json",
-    ]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["command.json", "index.html", "lens.json"]
     assert numbers["text"] == TEXT
     assert "".join(numbers["logit_lens"]["tokens"]).strip() == TEXT
     assert [row["category"] for row in numbers["encoder_lens"]][-1] == "correct"
@@ -259,16 +259,17 @@ def test_the_last_decoder_layer_predicts_the_text(demo):
 
 @needs_weights
 def test_word_times_lie_in_order_within_the_recording(demo):
-    times = [t for t in demo[0]["logit_lens"]["times"] if t[0] is not None]
-    assert len(times) == len(demo[0]["logit_lens"]["tokens"])
-    assert all(0 <= start <= end <= demo[0]["seconds"] for start, end in times)
+    numbers, _, _ = demo
+    times = [span for span in numbers["logit_lens"]["times"] if span[0] is not None]
+    assert len(times) == len(numbers["logit_lens"]["tokens"])
+    assert all(0 <= start <= end <= numbers["seconds"] for start, end in times)
     assert times == sorted(times)
 
 
 @needs_weights
 def test_progress_goes_to_standard_error(demo):
-    assert "load tiny.en" in demo[2]
-    assert "in all" in demo[2]
+    _, _, stderr = demo
+    assert all(text in stderr for text in ("load tiny.en", "in all"))
 
 
 @needs_weights

@@ -11,7 +11,7 @@ from experiments import compile_cache
 from experiments.compiling import Compiling
 from jaxasr.weights.files import cache_dir
 
-# Compiles a program, and prints the cache folder and the number of programs found in it.
+# Compiles a program, and prints the cache folder and the number of programs loaded from it.
 COMPILE = """
 import jax
 from experiments import compile_cache, compiling
@@ -30,6 +30,7 @@ print(*compile_cache.describe(counts), sep=chr(10))
 
 
 def run(**environment: str) -> tuple[str, int]:
+    """Runs `COMPILE` in a new process. Returns the cache folder and the number of cache hits."""
     folder, hits = run_code(COMPILE, **environment).split()
     return folder, int(hits)
 

@@ -14,7 +14,7 @@ from experiments.data.corpora import Corpus, Span, Utterance, open_corpus
 
 
 def test_a_jsonl_manifest_has_labels_parts_and_tiers(tmp_path):
-    write(tmp_path / "a.wav", tone(300, 1.0))
+    write(tmp_path / "a.wav", tone(300, seconds=1.0))
     rows = [
         {
             "path": "a.wav",
@@ -45,7 +45,7 @@ def test_a_jsonl_manifest_has_labels_parts_and_tiers(tmp_path):
 
 
 def test_paths_of_a_csv_manifest_can_be_relative_to_the_folder_above(tmp_path):
-    write(tmp_path / "dev" / "x" / "a.wav", tone(300, 0.2))
+    write(tmp_path / "dev" / "x" / "a.wav", tone(300, seconds=0.2))
     (tmp_path / "dev" / "manifest.csv").write_text(
         "path,speaker,accent\ndev/x/a.wav,s1,Welsh\ndev/x/gone.wav,s2,\n"
     )
@@ -74,7 +74,7 @@ def test_a_broken_manifest_names_the_line(tmp_path, line, message):
 
 def test_librispeech_has_speakers_transcripts_and_conditions(tmp_path):
     folder = tmp_path / "test-other" / "367" / "130732"
-    write(folder / "367-130732-0000.flac", tone(300, 0.3))
+    write(folder / "367-130732-0000.flac", tone(300, seconds=0.3))
     (folder / "367-130732.trans.txt").write_text(
         "367-130732-0000 LOBSTERS AND LOBSTERS\n367-130732-0001 WHEN IS A LOBSTER\n"
     )
@@ -99,7 +99,7 @@ def test_librispeech_has_speakers_transcripts_and_conditions(tmp_path):
 
 
 def test_common_voice_has_speakers_sentences_and_labels(tmp_path):
-    write(tmp_path / "clips" / "cv_1.wav", tone(300, 0.2))
+    write(tmp_path / "clips" / "cv_1.wav", tone(300, seconds=0.2))
     head = "client_id\tpath\tsentence\tgender\taccents\n"
     (tmp_path / "validated.tsv").write_text(
         head + 'abc\tcv_1.wav\tHe said "no.\tfemale\tWales English\n'
@@ -122,7 +122,7 @@ def test_common_voice_has_speakers_sentences_and_labels(tmp_path):
 def test_timit_has_dialects_and_alignments(tmp_path, upper):
     case = str.upper if upper else str.lower
     folder = tmp_path / case("train") / case("dr3") / case("fcke0")
-    write(folder / case("sa1.wav"), tone(300, 1.0))
+    write(folder / case("sa1.wav"), tone(300, seconds=1.0))
     (folder / case("sa1.phn")).write_text("0 3200 h#\n3200 8000 sh\n8000 16000 h#\n")
     (folder / case("sa1.wrd")).write_text("3200 8000 she\n")
     (folder / case("sa1.txt")).write_text("0 16000 She had.\n")
@@ -204,7 +204,9 @@ def test_a_corpus_selects_by_label_and_refuses_duplicate_ids():
     with pytest.raises(
         ValueError, match=r"span within the recording, got 0\.1 to 0\.9 s of 0\.500 s"
     ):
-        Utterance("u", Path("u"), read=lambda: tone(300, 0.5), start_s=0.1, end_s=0.9).samples()
+        Utterance(
+            "u", Path("u"), read=lambda: tone(300, seconds=0.5), start_s=0.1, end_s=0.9
+        ).samples()
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ ALWAYS_UNTESTABLE = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": U
 
 
 def make_results(effect: float, seed: int = 0) -> xr.Dataset:
-    two, four = planted.rows(["F", "M"], 32, 2), planted.rows(list("abcd"), 32, 2)
-    questions = {"gender": two, "accent": four, "noise 10 dB": two}
+    two_classes = planted.rows(["F", "M"], n_groups=32, each=2)
+    four_classes = planted.rows(list("abcd"), n_groups=32, each=2)
+    questions = {"gender": two_classes, "accent": four_classes, "noise 10 dB": two_classes}
 
     def probe(name: str) -> xr.Dataset:
+        # `mel=3` adds a baseline "mel" of three uninformative features.
         return planted.probe(name, *questions[name], effect, CONFIG, seed=seed + len(name), mel=3)
 
     return probing.concatenate({name: lambda name=name: probe(name) for name in questions})
@@ -99,7 +101,7 @@ def test_speech_and_room_responses_are_not_noise():
         clip(f"{n}", "", noise_class=noise, speech_kind=kind, lang=code)
         for n, (noise, kind, code) in enumerate(rows)
     )
-    selected = select_nonspeech(Corpus("x", "manifest", clips), ("cry",))
+    selected = select_nonspeech(Corpus("x", "manifest", clips), without=("cry",))
     assert [clip.id for clip in selected] == ["0", "4"]
 
 

@@ -24,11 +24,12 @@ CATEGORIES = ("animals", "countries", "tools")
 def make_results(
     effect: float, seed: int = 0, categories: tuple[str, ...] = CATEGORIES
 ) -> xr.Dataset:
-    labels, words = planted.rows(list(categories), N, 2)
+    labels, words = planted.rows(list(categories), n_groups=N, each=2)
     rng = np.random.default_rng(seed)
     baselines = {"mel": rng.normal(size=(2 * N, 3)), "phonemes": rng.normal(size=(2 * N, 5))}
     layers = planted.layers(labels, words, effect, seed)
-    return probe_pairs(layers, labels, words, baselines, CONFIG, [str(n) for n in range(2 * N)])
+    examples = [str(n) for n in range(2 * N)]
+    return probe_pairs(layers, labels, words, baselines, CONFIG, examples)
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:

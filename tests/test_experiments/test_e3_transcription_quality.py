@@ -24,14 +24,19 @@ from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 CONFIG = Config(folds=4, splits=1)
 
 
-def clip(n: int, words: int = 5, name: str = "one", speaker: str = "") -> Utterance:
-    text, labels = " ".join(["word"] * words), {"set": name, "lang": "en"}
+def clip(n: int, n_words: int = 5, set_name: str = "one", speaker: str = "") -> Utterance:
+    """Makes recording number `n`. By default, each speaker has four recordings."""
+    text, labels = " ".join(["word"] * n_words), {"set": set_name, "lang": "en"}
     speaker = speaker or f"speaker {n // 4}"
-    return Utterance(f"{name} {n}", Path("x"), speaker, text, labels=labels)
+    name = f"{set_name} {n}"
+    return Utterance(name, Path("x"), speaker=speaker, transcript=text, labels=labels)
 
 
 def make_results(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
-    """Plants errors in the state, from the third layer up, and in the mean log-probability."""
+    """Makes every second transcript bad. Plants this label in the state and the log-probability.
+
+    In the state, the effect grows from the second layer to the top layer.
+    """
     clips = [clip(n) for n in range(128)]
     rates = {clip.id: float(n % 2) for n, clip in enumerate(clips)}
     labels = np.array(["right", "bad"])[np.arange(128) % 2]
@@ -55,7 +60,8 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def pair_ids(clips: list[Utterance], rates: dict[str, float], n: int = 200) -> list[tuple]:
-    return [(bad.id, right.id) for bad, right in match_pairs(clips, rates, CONFIG.longer, n)]
+    pairs = match_pairs(clips, rates, max_ratio=CONFIG.longer, n=n)
+    return [(bad.id, right.id) for bad, right in pairs]
 
 
 def test_planted_errors_are_detected():

@@ -25,7 +25,8 @@ CONFIG = Config(folds=4, splits=1)
 
 
 def make_results(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
-    labels, groups = planted.rows(["not speech", "speech"], n, 2)
+    """Probes states with a planted effect, for `n` groups of two sounds each."""
+    labels, groups = planted.rows(["not speech", "speech"], n_groups=n, each=2)
     states = planted.layers(labels, groups, effect, seed, first=1.0)
     rng = np.random.default_rng(seed)
     rows: dict[str, list] = {"not speech": [], "speech": []}
@@ -53,7 +54,10 @@ def test_a_planted_difference_is_detected():
 
 
 def test_noise_replicates_only_by_chance():
-    """One false positive in forty runs is expected. Over two in twenty have probability 0.01."""
+    """Per claim, one false positive in forty runs is expected.
+
+    The probability of more than two in twenty runs is 0.01.
+    """
     runs = [verdicts(make_results(0.0, seed)) for seed in range(20)]
     false_positives = {key: sum(run[key] == REPLICATES for run in runs) for key in CLAIMS}
     assert max(false_positives.values()) <= 2
@@ -87,7 +91,7 @@ def rain() -> Utterance:
 
 def rain_sounds() -> list[Sound]:
     corpus = Corpus("x", "manifest", (rain(),))
-    return sounds_without_speech(corpus, (), (3.0,), backwards=True, n_white=2)
+    return sounds_without_speech(corpus, without=(), seconds=(3.0,), backwards=True, n_white=2)
 
 
 def test_parts_of_a_recording_share_their_group():

@@ -104,7 +104,8 @@ def test_look_ahead_finds_planted_candidates():
     np.testing.assert_array_equal(hit[1, 1], [1, 1, np.nan, 1, 1, 1, np.nan])
     np.testing.assert_array_equal(np.isnan(hit[2]).sum(1), [2, 2])
     assert null[0].tolist() == [0] * 7  # the null excludes the token itself
-    # Of positions 4, 5, 6 only 5 holds a candidate; 12 at position 3 also stands at position 2.
+    # For position 0, the null counts tokens 4, 5 and 6. Only token 5 of these is a candidate. Token
+    # 3 does not count, because the same id is also near, at position 2.
     assert null[1, 0] == 1 / 3
 
 

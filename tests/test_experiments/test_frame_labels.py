@@ -14,8 +14,10 @@ from experiments.data.frame_labels import energy, frame_labels, pitch, span_labe
 
 @pytest.fixture(scope="module")
 def changed_frames() -> Callable[[int], list[int]]:
-    """Returns the frames of the encoder's embedding that a click at a sample changes."""
-    model, carrier = small_recogniser().model, tone(1000, 10.0)
+    """Returns a function of a sample number. The function adds a click at this sample, and returns
+    the frames of the encoder's embedding that change.
+    """
+    model, carrier = small_recogniser().model, tone(1000, seconds=10.0)
     readout = jaxasr.select("encoder.embed")
 
     def embedding(audio: np.ndarray) -> np.ndarray:
@@ -78,7 +80,11 @@ def test_pitch_follows_a_step():
 
 def test_labels_of_an_utterance_by_kind():
     spans = {"phones": (Span(0.0, 0.04, "s"), Span(0.04, 0.1, "iy"))}
-    options = {"labels": {"noise": "clean"}, "tiers": spans, "read": lambda: tone(300, 0.095)}
+    options = {
+        "labels": {"noise": "clean"},
+        "tiers": spans,
+        "read": lambda: tone(300, seconds=0.095),
+    }
     utterance = Utterance("u", Path("u"), "s7", **options)
     assert frame_labels(utterance, "phone").tolist() == ["s", "s", "iy", "iy", "iy"]
     assert frame_labels(utterance, "phone", 3).tolist() == ["s", "s", "iy"]

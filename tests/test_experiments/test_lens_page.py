@@ -16,6 +16,7 @@ from experiments.pages.lens_page import render, summary
 
 @pytest.fixture(scope="module")
 def outline() -> Outline:
+    """Parses the fake page. `outline.of(tag)` lists the (attributes, text) of its elements."""
     return Outline(render(fake_page()))
 
 

@@ -56,10 +56,14 @@ def test_the_rules_hold_for_every_layer(tiny_model):
     memory, _ = tiny_model.encode(
         rng.normal(size=(2, config.n_mels, 2 * config.n_audio_ctx)).astype(np.float32)
     )
-    suppress = jnp.zeros(config.n_vocab, bool).at[jnp.arange(0, config.n_vocab, 2)].set(True)
-    begin = jnp.zeros(config.n_vocab, bool).at[jnp.arange(1, config.n_vocab, 4)].set(True)
+    ids = jnp.arange(config.n_vocab)
     rules = jaxasr.rules.Rules(
-        suppress, begin, jnp.int32(0), False, config.n_vocab - 1, config.n_vocab
+        suppress=ids % 2 == 0,  # no even id anywhere
+        suppress_begin=ids % 4 == 1,  # none of the ids 1, 5, 9, ... as the first token
+        max_initial=jnp.int32(0),
+        timestamps=False,
+        eot=config.n_vocab - 1,
+        timestamp_begin=config.n_vocab,
     )
     prompt = jnp.asarray([[3, 5], [7, 9]])
     out = jaxasr.generate(

@@ -16,7 +16,7 @@ def made_corpus(n: int = 3) -> Corpus:
             f"u{i}",
             Path(f"u{i}"),
             labels={"kind": i % 2},
-            read=lambda i=i: tone(300, 0.5, i),
+            read=lambda i=i: tone(300, seconds=0.5, seed=i),
             start_s=0.1,
             end_s=0.4,
         )
@@ -26,7 +26,7 @@ def made_corpus(n: int = 3) -> Corpus:
 
 
 def test_noise_is_added_at_its_ratio(tmp_path):
-    write(tmp_path / "noise" / "a.wav", tone(3000, 0.1))
+    write(tmp_path / "noise" / "a.wav", tone(3000, seconds=0.1))
     corpus = with_noise(made_corpus(), ["snr:10", f"snr:0:{tmp_path / 'noise'}"])
     labels = [clip.label("noise") for clip in corpus.utterances]
     assert labels == ["clean"] * 3 + ["snr:10", "snr:0:noise"] * 3
@@ -43,4 +43,4 @@ def test_noise_is_added_at_its_ratio(tmp_path):
         with pytest.raises(ValueError, match=r"noise|expected noise"):
             with_noise(made_corpus(), [bad])
     with pytest.raises(ValueError, match="silent"):
-        add(clean, np.zeros(10, np.float32), 5)
+        add(clean, np.zeros(10, np.float32), snr_db=5)

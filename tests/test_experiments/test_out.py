@@ -43,7 +43,7 @@ def recordings(tmp_path):
     """Makes recordings a/x.wav and b/x.wav, which differ, an empty file, and a text file."""
     for name, hz in (("a/x.wav", 300), ("b/x.wav", 500)):
         (tmp_path / name).parent.mkdir()
-        soundfile.write(tmp_path / name, tone(hz, 0.3, 0), 16_000)
+        soundfile.write(tmp_path / name, tone(hz, seconds=0.3, seed=0), 16_000)
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("no sound " * 100)
     return tmp_path

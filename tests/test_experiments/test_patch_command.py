@@ -153,7 +153,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def result_of(changes: list[float]) -> dict:
-    """Builds the content of result.json for cells of one dimension."""
+    """Builds the content of result.json for a sweep over heads, with one change per head."""
     values = xr.DataArray(np.array([changes]), dims=("example", "head"))
     values = values.assign_coords(head=np.arange(len(changes)))
     result = xr.Dataset(

@@ -18,7 +18,7 @@ from experiments.analyses.probe_rows import read_rows
 from experiments.data.corpora import open_corpus
 from interventions import probes
 
-N = 24
+N = 24  # readable recordings of the corpus
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,17 @@ def _the_small_model(small, monkeypatch):
 def folder(tmp_path_factory):
     """Makes 24 recordings of 6 speakers. The label `pitch` is audible, `coin` is random.
 
-    Each recording has a low half and a high half, with their times in the manifest.
+    Each recording has a low half and a high half, with their times in the manifest. The label
+    `pitch` names the first half. Two rows cannot be used: one has no file, one an empty `pitch`.
     """
     where = tmp_path_factory.mktemp("corpus")
     coins, rows = np.random.default_rng(5).permutation(N) % 2, []
     for i in range(N):
         hz = 300 + i if i % 2 else 2000 + 10 * i
-        write(where / f"{i}.wav", np.concatenate([tone(hz, 0.2, i), tone(3300 - hz, 0.2, i)]))
+        write(
+            where / f"{i}.wav",
+            np.concatenate([tone(hz, seconds=0.2, seed=i), tone(3300 - hz, seconds=0.2, seed=i)]),
+        )
         halves = [[0.0, 0.2, "low" if i % 2 else "high"], [0.2, 0.4, "high" if i % 2 else "low"]]
         labels = {"pitch": "low" if i % 2 else "high", "coin": int(coins[i]), "same": "x", "hz": hz}
         rows.append(

@@ -25,7 +25,8 @@ CONFIG = ProbingSettings(folds=4, splits=2)
 
 @pytest.fixture(scope="module")
 def arrays() -> xr.Dataset:
-    labels, groups = planted.rows(["a", "b"], 24, 3)
+    labels, groups = planted.rows(["a", "b"], n_groups=24, each=3)
+    # `mel=3` adds a baseline "mel" of three uninformative features.
     questions = {
         "planted": lambda: planted.probe("planted", labels, groups, 6.0, CONFIG, mel=3),
         "noise": lambda: planted.probe("noise", labels, groups, 0.0, CONFIG, seed=2, mel=3),

@@ -33,7 +33,7 @@ def test_an_interruption_is_one_line(tmp_path):
 
 
 def test_progress_without_a_terminal_is_printed_as_lines(capsys, monkeypatch):
-    monkeypatch.setattr("experiments.progress.EVERY_S", 0.0)
+    monkeypatch.setattr("experiments.progress.LINE_INTERVAL_S", 0.0)
     with Progress().bar("E7 [x]") as progress:
         for done in range(3):
             progress(done, 2)

@@ -48,7 +48,8 @@ def test_recordings_that_are_not_clean_are_excluded(transcript, labels):
 
 
 def test_a_text_may_take_a_quarter_more_tokens_and_the_end_of_text():
-    long = clip("long", " ".join([SENTENCE] * 7))  # 42 tokens, 54 with room
+    # The transcript has 42 tokens, and a quarter more and the end of text are 53.5 tokens.
+    long = clip("long", " ".join([SENTENCE] * 7))
     assert selected_ids(long, max_new_tokens=53) == []
     assert selected_ids(long, max_new_tokens=54) == ["long"]
 
@@ -68,7 +69,7 @@ def test_synthetic_noise_has_its_level_and_never_changes():
 
 def test_clean_speech_of_the_data_folder_is_transcribed_correctly(asr, data_dir):
     """Word error rates of these sets are 2.5 to 12.8 %."""
-    clips = recordings.clean_speech(open_corpus(data_dir), asr, 12, 56)
+    clips = recordings.clean_speech(open_corpus(data_dir), asr, n=12, max_new_tokens=56)
     unsuitable = {"fsdd", "alnum_l1", "pico_intent", "vctk_noisy"}
     assert unsuitable.isdisjoint(map(set_of, clips))
     texts = [asr.transcribe(utterance.samples()).text for utterance in clips]

@@ -62,7 +62,7 @@ def test_the_page_has_words_with_their_confidence_and_every_head(scanned, asr):
         shown, [word["probability"] for word in numbers["words"]], atol=0.006
     )
     assert len(page.of("table", **{"class": "heads"})) == 1
-    assert np.shape(numbers["heads"]["change"]) == (4, 6)
+    assert np.shape(numbers["heads"]["change"]) == (4, 6)  # layers and heads of tiny.en
     assert numbers["confidence"]["lowest"] <= numbers["confidence"]["mean"]
 
 
@@ -87,13 +87,18 @@ def test_text_logprobs_equal_those_of_one_edit_at_a_time(tiny_model, with_rules)
     memory, _ = tiny_model.encode(
         rng.normal(size=(2, config.n_mels, 2 * config.n_audio_ctx)).astype(np.float32)
     )
+    # All tokens have odd ids, because the rules suppress even ids.
     tokens = jnp.asarray(rng.integers(1, config.n_vocab // 2, (2, 6)) * 2 - 1, jnp.int32)
-    even = jnp.arange(config.n_vocab) % 2 == 0
-    rules = (
-        Rules(even, jnp.zeros_like(even), jnp.int32(0), False, config.n_vocab - 1, config.n_vocab)
-        if with_rules
-        else None
+    is_even = jnp.arange(config.n_vocab) % 2 == 0
+    odd_ids_only = Rules(
+        suppress=is_even,
+        suppress_begin=jnp.zeros_like(is_even),
+        max_initial=jnp.int32(0),
+        timestamps=False,
+        eot=config.n_vocab - 1,
+        timestamp_begin=config.n_vocab,
     )
+    rules = odd_ids_only if with_rules else None
     site, run = "decoder.cross_attn.z", iv.Run(memory=memory, tokens=tokens)
     cells = {
         "layer": np.array([0, 1, config.n_text_layer], np.int32),
@@ -104,6 +109,7 @@ def test_text_logprobs_equal_those_of_one_edit_at_a_time(tiny_model, with_rules)
     )
     assert logprobs.shape == (3, 2, 6)
     assert np.isnan(logprobs[:, :, -1]).all()
+    # The same three cells as edits. The last cell's layer does not exist, so nothing is edited.
     for k, edits in enumerate(
         [
             {site: iv.only(Zero(), layers=0, heads=1)},

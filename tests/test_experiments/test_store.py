@@ -10,14 +10,14 @@ import pytest
 import xarray
 import zarr
 from small_speech import SMALL, small_recogniser, tone, tones
-from small_stores import EVERY, LENGTHS, SITE
+from small_stores import LENGTHS_S, SITE, STORE_OPTIONS
 
 import jaxasr
 from experiments import store
 from experiments.data.corpora import Corpus, Utterance
 from experiments.store import pools
 
-FRAMES = [25, 51, 15, 100, 35]  # encoder frames of the recordings of `LENGTHS`
+FRAMES = [25, 51, 15, 100, 35]  # encoder frames of the recordings of `LENGTHS_S`
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,21 @@ def small():
 @pytest.fixture(scope="module")
 def full(small, tmp_path_factory):
     """A store with every kind of variable, which no test changes."""
-    return store.extract(small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **EVERY)
+    return store.extract(
+        small, tones(LENGTHS_S), tmp_path_factory.mktemp("full") / "store", **STORE_OPTIONS
+    )
 
 
 def test_pools_and_frames_equal_those_of_a_plain_pass(small, full):
     assert full.ids == ["u2", "u0", "u4", "u1", "u3"]  # by length, since frames are kept
     row_of = {name: row for row, name in enumerate(full.ids)}
-    rows = {name: full.frames(name)[0] for name in EVERY["sites"]}
+    rows = {name: full.frames(name)[0] for name in STORE_OPTIONS["sites"]}
     offsets = full.frames(SITE)[1]
-    for i, utterance in enumerate(tones(LENGTHS).utterances):
+    for i, utterance in enumerate(tones(LENGTHS_S).utterances):
         row = row_of[utterance.id]
         mel = jaxasr.log_mel(utterance.samples(), 80)
-        _, acts = small.model.encode(mel[None], readout=jaxasr.select(*EVERY["sites"]))
-        for site in EVERY["sites"]:
+        _, acts = small.model.encode(mel[None], readout=jaxasr.select(*STORE_OPTIONS["sites"]))
+        for site in STORE_OPTIONS["sites"]:
             x = np.asarray(acts[site]).reshape(-1, 1500, rows[site].shape[-1])
             true = x[:, : FRAMES[i]]
             expected = {
@@ -88,6 +90,7 @@ def test_padding_cannot_change_what_is_pooled_over_speech():
     readout = pools.readout(pools.spans(names, [0, 0], lengths, lengths, 30), [SITE])
     before = np.asarray(readout({SITE: jnp.asarray(x)})[SITE])
     for row, n in enumerate(lengths):
+        # Only the padding changes.
         x[row, n:] = rng.choice([1e30, -np.inf, np.nan, 7.0], size=x[row, n:].shape)
     after = np.asarray(readout({SITE: jnp.asarray(x)})[SITE])
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
@@ -96,14 +99,14 @@ def test_padding_cannot_change_what_is_pooled_over_speech():
 
 
 def test_unreadable_recordings_are_listed_and_change_no_other_row(small, full, tmp_path):
-    good = tones(LENGTHS[:3]).utterances
+    good = tones(LENGTHS_S[:3]).utterances
     (tmp_path / "broken.wav").write_bytes(b"RIFFnonsense")
     unreadable = [
         Utterance("gone", tmp_path / "gone.wav"),
         Utterance("broken", tmp_path / "broken.wav"),
     ]
-    long = Utterance("long", Path("long"), read=lambda: tone(300, 31.0))
-    short = Utterance("short", Path("short"), read=lambda: tone(300, 0.05))
+    long = Utterance("long", Path("long"), read=lambda: tone(300, seconds=31.0))
+    short = Utterance("short", Path("short"), read=lambda: tone(300, seconds=0.05))
     corpus = Corpus("mixed", "memory", (good[0], *unreadable, good[1], long, short, good[2]))
     mixed = store.extract(
         small, corpus, tmp_path / "store", sites=(SITE,), pool=("speech", 3), batch=2
@@ -125,7 +128,7 @@ def test_unreadable_recordings_are_listed_and_change_no_other_row(small, full, t
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_values_are_rounded_to_the_stored_number_format(small, full, tmp_path, dtype):
-    rounded = store.extract(small, tones(LENGTHS[:2]), tmp_path / dtype, dtype=dtype, batch=2)
+    rounded = store.extract(small, tones(LENGTHS_S[:2]), tmp_path / dtype, dtype=dtype, batch=2)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     rows = [full.ids.index(name) for name in rounded.ids]
     exact = full.activations(SITE)[:, rows]
@@ -160,7 +163,7 @@ def test_shards_hold_all_activations_on_the_device(full):
 ])  # fmt: skip
 def test_wrong_options_are_refused_before_a_store_is_created(small, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        store.extract(small, tones(LENGTHS), tmp_path / "store", **options)
+        store.extract(small, tones(LENGTHS_S), tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 from small_speech import small_recogniser, tones
-from small_stores import EVERY, LENGTHS, SITE
+from small_stores import LENGTHS_S, SITE, STORE_OPTIONS
 
 from experiments import store
 from experiments.store import StoreError
@@ -22,7 +22,9 @@ def small():
 @pytest.fixture(scope="module")
 def full(small, tmp_path_factory):
     """A store with every kind of variable, which no test changes."""
-    return store.extract(small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **EVERY)
+    return store.extract(
+        small, tones(LENGTHS_S), tmp_path_factory.mktemp("full") / "store", **STORE_OPTIONS
+    )
 
 
 def test_completion_and_checksums_are_written_at_once(small, tmp_path, monkeypatch):
@@ -62,10 +64,12 @@ def test_a_flipped_bit_anywhere_is_noticed(full, tmp_path):
     for file in [*files, *(files[i] for i in rng.integers(len(files), size=20))]:
         whole = file.read_bytes()
         place, bit = rng.integers(len(whole)), int(rng.integers(8))
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        flipped = whole[place] ^ (1 << bit)
+        file.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
         with pytest.raises(StoreError, match=str(path)):
             open_and_verify(path)
         file.write_bytes(whole)
+    # A copied chunk has a valid checksum of its own, but it is in the wrong place.
     chunks = [path / SITE / "c" / str(pool) / "0" / "0" / "0" for pool in (0, 1)]
     shutil.copy(chunks[0], chunks[1])
     with pytest.raises(StoreError, match=f"{SITE} differ from what was written"):
@@ -73,7 +77,7 @@ def test_a_flipped_bit_anywhere_is_noticed(full, tmp_path):
 
 
 def test_a_flipped_bit_of_an_open_store_is_noticed(small, tmp_path):
-    opened = store.extract(small, tones(LENGTHS[:2]), tmp_path / "store", batch=2)
+    opened = store.extract(small, tones(LENGTHS_S[:2]), tmp_path / "store", batch=2)
     chunk = next(file for file in (tmp_path / "store" / SITE / "c").rglob("*") if file.is_file())
     damaged = bytearray(chunk.read_bytes())
     damaged[5] ^= 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from small_speech import small_recogniser, tones
-from small_stores import EVERY, LENGTHS, SITE, variable_files
+from small_stores import LENGTHS_S, SITE, STORE_OPTIONS, variable_files
 
 from experiments import store
 from experiments.store import StoreError, integrity
@@ -25,10 +25,13 @@ def small():
 @pytest.fixture(scope="module")
 def full(small, tmp_path_factory):
     """A store with every kind of variable, which no test changes."""
-    return store.extract(small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **EVERY)
+    return store.extract(
+        small, tones(LENGTHS_S), tmp_path_factory.mktemp("full") / "store", **STORE_OPTIONS
+    )
 
 
-_KILLED = """
+# Extracts a store slowly, 0.25 s per recording, so that the process can be killed halfway.
+_SLOW_EXTRACTION = """
 import sys, time, dataclasses
 from small_speech import small_recogniser, tones
 from experiments import store
@@ -50,7 +53,7 @@ def test_a_killed_and_resumed_store_is_bitwise_the_uninterrupted_one(small, tmp_
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED.format(lengths=lengths), str(path)], env=environment
+        [sys.executable, "-c", _SLOW_EXTRACTION.format(lengths=lengths), str(path)], env=environment
     )
     try:
         status = path / "status" / "c" / "0"  # written with the first batch
@@ -83,36 +86,36 @@ def test_another_model_corpus_or_setting_is_refused(small, full):
         StoreError,
         match=r"differs in model: it has \{'sha256': '\w+'\}, this run has \{'sha256': '\w+'\}",
     ):
-        store.extract(small_recogniser(2), tones(LENGTHS), full.path, **EVERY)
+        store.extract(small_recogniser(2), tones(LENGTHS_S), full.path, **STORE_OPTIONS)
     with pytest.raises(StoreError, match=r"differs in corpus: .*'n': 5.*this run has .*'n': 4"):
-        store.extract(small, tones(LENGTHS[:4]), full.path, **EVERY)
+        store.extract(small, tones(LENGTHS_S[:4]), full.path, **STORE_OPTIONS)
     with pytest.raises(
         StoreError,
         match=r"differs in settings: it has \{'dtype': 'float32'\}, this run has .*'float16'",
     ):
-        store.extract(small, tones(LENGTHS), full.path, **EVERY, dtype="float16")
-    assert store.covers(full.path, small, tones(LENGTHS), [SITE], ["all"])
-    assert not store.covers(full.path, small, tones(LENGTHS), ["encoder.resid_mid"], ["all"])
-    assert not store.covers(full.path, small_recogniser(2), tones(LENGTHS), [SITE], ["all"])
+        store.extract(small, tones(LENGTHS_S), full.path, **STORE_OPTIONS, dtype="float16")
+    assert store.covers(full.path, small, tones(LENGTHS_S), [SITE], ["all"])
+    assert not store.covers(full.path, small, tones(LENGTHS_S), ["encoder.resid_mid"], ["all"])
+    assert not store.covers(full.path, small_recogniser(2), tones(LENGTHS_S), [SITE], ["all"])
 
 
 def test_a_store_that_another_version_left_half_written_is_refused(small, tmp_path, monkeypatch):
     monkeypatch.setattr(integrity, "versions", lambda: {"jaxasr": "0.0.9"})
     with monkeypatch.context() as stopped:
         stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
-        store.extract(small, tones(LENGTHS[:2]), tmp_path / "half", batch=2)
+        store.extract(small, tones(LENGTHS_S[:2]), tmp_path / "half", batch=2)
     monkeypatch.undo()
     with pytest.raises(
         StoreError, match=r"differs in versions: .*'jaxasr': '0\.0\.9'.*this run has .*unfinished"
     ):
-        store.extract(small, tones(LENGTHS[:2]), tmp_path / "half", batch=2)
+        store.extract(small, tones(LENGTHS_S[:2]), tmp_path / "half", batch=2)
 
 
 def test_a_folder_without_a_store_is_refused(small, tmp_path):
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="holds something else"):
-        store.extract(small, tones(LENGTHS), tmp_path / "else")
+        store.extract(small, tones(LENGTHS_S), tmp_path / "else")
     with pytest.raises(FileNotFoundError, match="found none"):
         store.open(tmp_path / "nowhere")
 
@@ -135,18 +138,20 @@ def interrupt_after_one_batch(monkeypatch, *arguments, **options):
 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_store_keeps_the_batch_of_its_first_run(small, full, tmp_path, monkeypatch, batch):
-    interrupt_after_one_batch(monkeypatch, small, tones(LENGTHS), tmp_path / "store", **EVERY)
-    assert len(store.open(tmp_path / "store").done_rows) == EVERY["batch"]
-    options = {**EVERY, "batch": batch}
-    resumed = store.extract(small, tones(LENGTHS), tmp_path / "store", **options)
-    assert resumed.attrs["settings"]["batch"] == EVERY["batch"]
+    interrupt_after_one_batch(
+        monkeypatch, small, tones(LENGTHS_S), tmp_path / "store", **STORE_OPTIONS
+    )
+    assert len(store.open(tmp_path / "store").done_rows) == STORE_OPTIONS["batch"]
+    options = {**STORE_OPTIONS, "batch": batch}
+    resumed = store.extract(small, tones(LENGTHS_S), tmp_path / "store", **options)
+    assert resumed.attrs["settings"]["batch"] == STORE_OPTIONS["batch"]
     assert variable_files(resumed.path) == variable_files(full.path)
-    again = store.extract(small, tones(LENGTHS), resumed.path, **options)
+    again = store.extract(small, tones(LENGTHS_S), resumed.path, **options)
     assert variable_files(again.path) == variable_files(full.path)
 
 
 def test_an_unfinished_store_with_an_impossible_batch_is_refused(small, tmp_path, monkeypatch):
-    arguments, options = (small, tones(LENGTHS), tmp_path / "store"), {"batch": 2}
+    arguments, options = (small, tones(LENGTHS_S), tmp_path / "store"), {"batch": 2}
     interrupt_after_one_batch(monkeypatch, *arguments, **options)
     file = tmp_path / "store" / "zarr.json"
     metadata = json.loads(file.read_text())
@@ -158,7 +163,7 @@ def test_an_unfinished_store_with_an_impossible_batch_is_refused(small, tmp_path
 
 
 def test_an_unfinished_store_cannot_be_verified(small, tmp_path, monkeypatch):
-    arguments = (small, tones(LENGTHS), tmp_path / "store")
+    arguments = (small, tones(LENGTHS_S), tmp_path / "store")
     interrupt_after_one_batch(monkeypatch, *arguments, batch=2)
     unfinished = store.open(tmp_path / "store")
     for check in (unfinished.verify_checksums, unfinished.verify):

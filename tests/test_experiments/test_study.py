@@ -29,7 +29,7 @@ from experiments.studies.study import (
     paper,
 )
 
-HOSTILE_TEXT = "<script>alert(1)</script> & <b>"
+HOSTILE_TEXT = "<script>alert(1)</script> & <b>"  # a page must escape it
 CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", min_examples=3)
 
 
@@ -44,8 +44,8 @@ class Interrupted(Exception):
 
 
 def fake_study(stop_at: int | None = None, computed: list[int] | None = None) -> Study:
-    """Makes a study of random numbers. It raises `Interrupted` at item `stop_at`, and appends each
-    item that it computes to `computed`.
+    """Makes a study of random numbers. Its run raises `Interrupted` at item `stop_at`, and appends
+    each item that it computes to `computed`.
     """
 
     def compute(item: int) -> dict[str, Any]:

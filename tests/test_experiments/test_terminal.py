@@ -48,6 +48,7 @@ def test_the_longest_tokens_of_all_shown_layers_fit(width):
     assert header.endswith("saturates")
 
 
+# Three tokens more than a terminal shows.
 LONG_TABLE = fake_table(tokens=tuple(f" w{i}" for i in range(MAX_TOKENS + 3)))
 
 
@@ -59,7 +60,7 @@ def test_a_terminal_shows_the_first_tokens_and_how_many_more_there_are(monkeypat
     assert f"w{MAX_TOKENS - 1} " in text
     assert f"w{MAX_TOKENS} " not in text
     assert "3 more tokens on the page" in text
-    assert "(594 characters)" in text
+    assert "(594 characters)" in text  # the note after a long encoder text that is cut
 
 
 def test_a_log_file_is_not_shortened(capsys):
@@ -86,6 +87,7 @@ def test_texts_of_a_page_are_not_markup(capsys):
     assert "[bold]not markup[/]" in capsys.readouterr().out
 
 
+# Texts of a table of probes by column. The columns are 5, 7 and 8 characters wide.
 CELLS = {"layer": ["0", "11"], "penalty": ["1", "1"], "accuracy": ["0.123", "0.123"]}
 
 

@@ -30,6 +30,7 @@ def test_each_kind_is_recognised(text, kind):
 
 
 def test_token_ids_decide_about_loops_when_given():
+    # A single token that repeats is a loop only from 20 times on.
     assert text_category("aaaa", FINAL, ids=[5] * 20) == "loop"
     assert text_category("aaaa", FINAL, ids=[5] * 17) == "ungrounded"
 

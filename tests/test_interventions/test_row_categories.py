@@ -92,7 +92,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
         ValueError, match=r"groups: expected one for each of 24 rows, got shape \[23\]"
     ):
         bank.summary(SPEAKERS[:-1])
-    with pytest.raises(ValueError, match="expected as many of each"):
+    with pytest.raises(ValueError, match="expected the same number of rows"):
         auroc_interval(X[0, :, 0], Y[:-1] > 0, SPEAKERS)
     monkeypatch.setattr(controls, "fit_probes", lambda *_, **__: bank)
     with pytest.raises(ValueError, match="types: 6 of 24 rows have no value"):

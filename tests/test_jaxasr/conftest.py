@@ -14,11 +14,13 @@ def model() -> jaxasr.Whisper:
 
 @pytest.fixture(scope="module")
 def mel(model) -> np.ndarray:
+    """Returns random features [2, 80, 22] of two windows of 22 mel frames."""
     return tiny_inputs(model.config)[0]
 
 
 @pytest.fixture(scope="module")
 def tokens(model) -> np.ndarray:
+    """Returns random token ids [2, 5]."""
     return tiny_inputs(model.config)[1]
 
 

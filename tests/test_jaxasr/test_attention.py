@@ -21,7 +21,7 @@ def test_fused_attention_equals_explicit_attention(model, mel, tokens, memory):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("n_query", [5, 311])
+@pytest.mark.parametrize("n_query", [5, 311])  # fewer and more than `MIN_LONG_QUERIES`
 def test_fused_attention_of_many_queries_equals_explicit_attention(dtype, n_query):
     """On a CPU, another kernel computes many queries. Large scores must not overflow in it."""
     # In bfloat16, rounding alone would change scores in the hundreds by more than the tolerance.

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from attacks.containers import agrees_with_pyav, compare_with_pyav, with_pyav_alone
+from attacks.containers import agrees_with_pyav, compare_with_pyav, decode_with_pyav
 from attacks.sample_files import RATE, speechlike, with_mp3, with_pyav, with_soundfile
 
 from jaxasr.audio import header_seconds, load_audio
@@ -32,7 +32,8 @@ def libsndfile_alone(monkeypatch):
     monkeypatch.setenv("PATH", "")
 
 
-def set_header_lengths(wav: bytes, of_data: int, of_file: int) -> bytes:
+def set_header_lengths(wav: bytes, *, of_data: int, of_file: int) -> bytes:
+    """Returns a wav file whose header gives other lengths of the samples and of the file."""
     # The length of the samples follows "data". The length of the file is in bytes 4 to 7.
     place = wav.index(b"data") + 4
     return (
@@ -51,9 +52,8 @@ def set_header_lengths(wav: bytes, of_data: int, of_file: int) -> bytes:
 def test_an_unfinished_header_does_not_hide_the_samples(tmp_path, speech, of_data, of_file):
     wav = with_soundfile(speech, RATE, "WAV", "PCM_16")
     whole = load_audio(write(tmp_path / "whole.wav", wav))
-    np.testing.assert_array_equal(
-        load_audio(write(tmp_path / "cut.wav", set_header_lengths(wav, of_data, of_file))), whole
-    )
+    unfinished = set_header_lengths(wav, of_data=of_data, of_file=of_file)
+    np.testing.assert_array_equal(load_audio(write(tmp_path / "cut.wav", unfinished)), whole)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_truncated_files_give_what_pyav_decodes(tmp_path, speech, kind):
         "webm": lambda: with_pyav(speech, RATE, "webm", "libopus"),
         "mpegts": lambda: with_pyav(speech, RATE, "mpegts", "aac"),
     }[kind]()
-    for part in (0.5, 0.83):
-        path = write(tmp_path / f"{part}.{kind}", whole[: int(part * len(whole))])
-        assert 0 < len(with_pyav_alone(path)) < 2 * SAMPLE_RATE
+    for fraction in (0.5, 0.83):
+        path = write(tmp_path / f"{fraction}.{kind}", whole[: int(fraction * len(whole))])
+        assert 0 < len(decode_with_pyav(path)) < 2 * SAMPLE_RATE
         assert agrees_with_pyav(*compare_with_pyav(path))
 
 
@@ -220,9 +220,11 @@ def test_the_remedy_names_the_missing_extra(tmp_path, speech, libsndfile_alone):
         r'pip install "jaxasr\[media\]"',
     ):
         load_audio(write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac")))
-    unfinished = set_header_lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
+    wav = with_soundfile(speech, RATE, "WAV", "PCM_16")
+    unfinished = set_header_lengths(wav, of_data=0, of_file=0)
+    n_bytes = 2 * RATE * 4  # 2 s of two channels with 16 bits
     with pytest.raises(
-        ValueError, match=rf"libsndfile: no samples before the last {2 * RATE * 4} bytes"
+        ValueError, match=rf"libsndfile: no samples before the last {n_bytes} bytes"
     ):
         load_audio(write(tmp_path / "unfinished.wav", unfinished))
 
@@ -264,7 +266,8 @@ def test_truncated_files_never_crash(tmp_path, suffix):
 
 def test_tags_of_any_encoding_are_accepted(tmp_path, speech):
     tags = b"LIST" + struct.pack("<I", 16) + b"INFOIART" + struct.pack("<I", 4) + b"\xe9\xff\xfe\0"
-    wav = set_header_lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
+    wav = with_soundfile(speech, RATE, "WAV", "PCM_16")
+    wav = set_header_lengths(wav, of_data=0, of_file=0)
     start = wav.index(b"data")
     path = write(tmp_path / "a.wav", wav[:start] + tags + wav[start:])
     assert len(load_audio(path)) == 2 * SAMPLE_RATE

@@ -139,11 +139,11 @@ def test_a_video_gives_its_audio_stream(tmp_path, speech):
 
 
 def test_the_program_ffmpeg_is_used_without_pyav(tmp_path, speech, monkeypatch):
-    """A fake program ffmpeg prints what `ffmpeg … -f au -` would print."""
+    """A fake program ffmpeg prints the same output as `ffmpeg … -f au -`."""
     path = write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac"))
-    soundfile.write(tmp_path / "answer.au", speech, RATE, subtype="FLOAT", endian="BIG")
-    answers = "import sys\nsys.stdout.buffer.write(open('answer.au', 'rb').read())\n"
-    program = write(tmp_path / "ffmpeg", f"#!{sys.executable}\n{answers}".encode())
+    soundfile.write(tmp_path / "output.au", speech, RATE, subtype="FLOAT", endian="BIG")
+    script = "import sys\nsys.stdout.buffer.write(open('output.au', 'rb').read())\n"
+    program = write(tmp_path / "ffmpeg", f"#!{sys.executable}\n{script}".encode())
     program.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "av", None)

@@ -1,4 +1,4 @@
-"""Objects have one-line reprs and tables for notebooks, and `python -m jaxasr` runs."""
+"""Objects have reprs of one line and tables for notebooks, and `python -m jaxasr` runs."""
 
 import re
 import runpy

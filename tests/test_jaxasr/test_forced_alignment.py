@@ -23,7 +23,7 @@ TEXT = (
     "The captain read the old letter aloud, and nobody knew whether to believe a word of it. "
     "By morning, the sea was quiet again."
 )
-RATE = 16_000
+RATE = 16_000  # Hz
 load = functools.cache(jaxasr.load)
 
 
@@ -47,12 +47,12 @@ def aligned():
 
 def test_times_are_those_of_a_transcription_with_the_same_text():
     asr = load("tiny.en")
-    same = asr.transcribe(demo(), timestamps=False, word_timestamps=True)
-    words = asr.align(demo(), same.text)
+    transcribed = asr.transcribe(demo(), timestamps=False, word_timestamps=True)
+    words = asr.align(demo(), transcribed.text)
     assert [(word.text, word.tokens) for word in words] == [
-        (word.text, word.tokens) for word in same.words
+        (word.text, word.tokens) for word in transcribed.words
     ]
-    assert max(abs(a.start - b.start) for a, b in zip(words[1:], same.words[1:])) <= 0.04
+    assert max(abs(a.start - b.start) for a, b in zip(words[1:], transcribed.words[1:])) <= 0.04
     assert all(0 <= word.start <= word.end <= len(demo()) / RATE for word in words)
     assert all(0.3 < word.probability <= 1 for word in words)
 
@@ -63,9 +63,9 @@ def test_line_breaks_count_as_spaces():
 
 def test_the_first_word_starts_after_the_silence_before_it():
     assert 0.15 < aligned()[0].start < 0.4  # the voice starts after 0.2 s
-    later = load("tiny.en").align(np.concatenate([silence(4), demo()]), TEXT)
-    assert later[0].start == pytest.approx(4 + aligned()[0].start, abs=0.2)
-    assert np.median([abs(a.start - b.start - 4) for a, b in zip(later, aligned())]) <= 0.04
+    delayed = load("tiny.en").align(np.concatenate([silence(4), demo()]), TEXT)
+    assert delayed[0].start == pytest.approx(4 + aligned()[0].start, abs=0.2)
+    assert np.median([abs(a.start - b.start - 4) for a, b in zip(delayed, aligned())]) <= 0.04
 
 
 def test_a_long_recording_is_aligned_in_windows():
@@ -101,6 +101,7 @@ def test_words_that_are_not_spoken_get_times_and_low_probabilities():
     [
         ({"text": ""}, "text: expected words, got ''"),
         ({"text": " … !? "}, "text: expected words"),
+        # A window has 448 positions, of which control tokens take 5.
         ({"text": "word " * 600}, "at most 443 tokens for the 7.5 s .* got 600"),
         (
             {"audio": np.concatenate([silence(31)]), "text": "word " * 900},
@@ -238,6 +239,7 @@ def test_chosen_heads_come_within_20_ms_of_the_published_ones():
     asr, clips = load("tiny.en"), alignment.read_recordings(3)
 
     def median(heads):
+        """Returns the median error of word bounds in ms."""
         times = [
             [(w.text, w.start, w.end) for w in asr.align(clip["path"], clip["text"], heads=heads)]
             for clip in clips
@@ -262,11 +264,11 @@ def test_errors_of_word_bounds_are_listed_by_place():
         "last end": [-0.1],
     }
     assert alignment.errors(words[1:], reference) is None
-    numbers = alignment.summary([errors, None])
-    assert (numbers["n_clips"], numbers["left_out"], numbers["n_words"]) == (1, 1, 3)
-    assert numbers["both"]["median_ms"] == pytest.approx(100)
-    assert numbers["start"]["bias_ms"] == pytest.approx(0)
-    assert numbers["end"]["p90_ms"] == pytest.approx(180)
+    summary = alignment.summary([errors, None])
+    assert (summary["n_clips"], summary["left_out"], summary["n_words"]) == (1, 1, 3)
+    assert summary["both"]["median_ms"] == pytest.approx(100)
+    assert summary["start"]["bias_ms"] == pytest.approx(0)
+    assert summary["end"]["p90_ms"] == pytest.approx(180)
 
 
 @functools.cache

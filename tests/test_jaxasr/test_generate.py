@@ -14,9 +14,9 @@ from experiments.data import real_speech
 
 pytestmark = pytest.mark.optimised
 
-WAVE = np.sin(
-    np.arange(15, dtype=np.float32)
-)  # not a constant, because the next norm would remove it
+# A vector of the residual stream. The next norm would remove a constant, but not a wave.
+WAVE = np.sin(np.arange(15, dtype=np.float32))
+# `Shift(value, layer, position)` adds a value, and `SilenceHead(layer, head)` ablates a head.
 EDITS = {
     "none": {},
     "stream": {
@@ -47,8 +47,8 @@ EDITS = {
 }
 
 
-# Cases that share a program. The edited sites decide whether attention is fused, and which layout
-# the memory has. These are the same for all of these cases.
+# Cases that share a program. The edited sites of a case decide whether attention is fused and which
+# layout the memory has. Both are the same in all of these cases.
 SHARED_PROGRAM = (
     "stream",
     "heads",
@@ -59,7 +59,7 @@ SHARED_PROGRAM = (
 
 
 def without_effect(edits: dict) -> dict:
-    """Moves edits to a layer that does not exist: they use the same program, without effect."""
+    """Moves edits to a layer that does not exist. They have no effect, but the same program."""
     return {site: edit.replace(layer=99) for site, edit in edits.items()}
 
 
@@ -79,7 +79,8 @@ def inputs(tiny_model):
     return tiny_model.encode(mel)[0], prompt
 
 
-def assert_teacher_forced(model, inputs, out, edits=None, positions=None):
+def assert_agrees_with_teacher_forcing(model, inputs, out, edits=None, positions=None):
+    """Checks generated tokens and log-probabilities against a teacher-forced pass."""
     logprobs = teacher_forced(model, inputs, out, edits, positions)
     real = is_generated(out)
     np.testing.assert_array_equal(logprobs.argmax(-1)[real], np.asarray(out.tokens)[real])
@@ -95,7 +96,7 @@ def assert_teacher_forced(model, inputs, out, edits=None, positions=None):
 def test_cached_generation_agrees_with_a_teacher_forced_pass(tiny_model, inputs, name, unroll):
     edits = edits_sharing_a_program(name)
     out = generate(tiny_model, inputs, edits, unroll=unroll)
-    assert_teacher_forced(tiny_model, inputs, out, edits)
+    assert_agrees_with_teacher_forcing(tiny_model, inputs, out, edits)
     plain = generate(tiny_model, inputs, unroll=unroll)
     changed = np.abs(np.asarray(out.logprobs) - np.asarray(plain.logprobs)).max(0)
     assert (changed.max() > 1e-2) == bool(edits)

@@ -37,12 +37,13 @@ def test_a_mel_of_integers_or_with_nan_is_refused():
 
 
 def test_tokens_outside_the_vocabulary_or_the_context_are_refused(model, tokens, memory):
-    c = model.config
-    for id_ in (c.n_vocab, -1):
+    config = model.config
+    for id_ in (config.n_vocab, -1):
         wrong = np.array(tokens)
         wrong[1, 2] = id_
         with pytest.raises(
-            ValueError, match=rf"tokens: expected token ids from 0 to {c.n_vocab - 1}, got {id_}"
+            ValueError,
+            match=rf"tokens: expected token ids from 0 to {config.n_vocab - 1}, got {id_}",
         ):
             model.decode(wrong, memory)
     with pytest.raises(ValueError, match=r"14 tokens.*context is 13"):

@@ -1,4 +1,4 @@
-"""Which code counts as that of libraries: the same for program keys and for fingerprints."""
+"""Program keys and fingerprints agree on the code that belongs to libraries."""
 
 import importlib
 import json

@@ -12,6 +12,7 @@ import jaxasr
 from jaxasr.sites import LAYERED, sites_of
 from jaxasr.weights.assemble import abstract_model
 
+# Readouts of all sites of a stack.
 ENCODER, DECODER = jaxasr.select(*sites_of("encoder")), jaxasr.select(*sites_of("decoder"))
 
 
@@ -60,6 +61,7 @@ def _replace(value: jax.Array, x: jax.Array, at: jaxasr.At) -> jax.Array:
 
 
 def _single_layer(model: jaxasr.Whisper, stack: str, layer: int) -> jaxasr.Whisper:
+    """Returns a model in which `stack` consists of one layer of `model`."""
     config = model.config.replace(**{f"n_{'audio' if stack == 'encoder' else 'text'}_layer": 1})
     leaves = [
         leaf[layer : layer + 1]
@@ -143,6 +145,7 @@ def test_no_token_attends_to_padding(model, memory):
 
 
 def temporary_bytes(fn, *args) -> int:
+    """Returns the bytes that a compiled function needs for intermediate results."""
     return jax.jit(fn).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
@@ -179,7 +182,8 @@ def test_a_reduction_never_stacks_the_activation_it_reduces(model, mel):
 def test_a_readout_outside_attention_leaves_the_output_bitwise_the_same(model, mel, tokens, memory):
     readout = jaxasr.select("decoder.resid_post")
     np.testing.assert_array_equal(
-        model.decode(tokens, memory, {}, None)[0], model.decode(tokens, memory, None, readout)[0]
+        model.decode(tokens, memory, edits={}, readout=None)[0],
+        model.decode(tokens, memory, edits=None, readout=readout)[0],
     )
     assert model.decode(tokens, memory)[1] == {}
     np.testing.assert_array_equal(

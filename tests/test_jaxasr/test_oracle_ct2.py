@@ -13,7 +13,7 @@ from jaxasr.audio import load_audio, log_mel
 from jaxasr.config import N_SAMPLES
 from jaxasr.rules import rules_for
 
-N_NEW = 60
+N_NEW = 60  # most tokens to generate
 # CTranslate2 approximates GELU and softmax, so it is further from float64 than torch is. A wrong
 # formula would be off by 1e-2.
 TOLERANCE = 2e-3
@@ -21,6 +21,7 @@ TOLERANCE = 2e-3
 
 @pytest.fixture(scope="module", params=["tiny.en", "base"])
 def pair(request, tmp_path_factory) -> tuple[jaxasr.Recogniser, ctranslate2.models.Whisper]:
+    """Returns a recogniser, and the same checkpoint in CTranslate2."""
     asr = jaxasr.load(request.param)
     folder = ctranslate2_folder.prepare(asr.checkpoint, tmp_path_factory.mktemp("ct2"))
     return asr, ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="float32")
@@ -83,7 +84,8 @@ def test_probabilities_of_the_tokens_of_a_given_text_agree(pair, mels):
     asr, oracle = pair
     special, start = asr.tokenizer.special, asr.tokenizer.sot_sequence("en")
     text = asr.tokenizer.encode(" The quick brown fox jumps over the lazy dog, and nobody saw it.")
-    result = oracle.align(to_ct2(mels[:1]), start, [text], 1500)[0]
+    n_mel_frames = 1500  # needed for times; probabilities do not depend on it
+    result = oracle.align(to_ct2(mels[:1]), start, [text], n_mel_frames)[0]
     ids = jnp.array([[*start, special.no_timestamps, *text]], jnp.int32)
     logits, _ = asr.model.decode(ids, asr.model.encode(mels[:1])[0])
     # As in OpenAI's alignment, the softmax is over text tokens only.

@@ -18,6 +18,7 @@ from interventions import Run
 from jaxasr import compiled
 from jaxasr.program_keys import Key
 
+# Per kind of edit, metric, readout or rule: a function, its arrays, and the kind.
 CALLS = program_pairs.calls()
 
 
@@ -26,7 +27,7 @@ def test_each_kind_of_edit_computes_its_values_after_all_other_kinds(order):
     compiled._jitted.cache_clear()
     # The programs are built in this process, so that they could be confused.
     for name in list(CALLS)[::order]:
-        expected = program_pairs.result(name, CALLS, run=False).split()
+        expected = program_pairs.result(name, CALLS, compile_it=False).split()
         values = program_pairs.result(name, CALLS).split()
         np.testing.assert_allclose(
             np.array(values, float), np.array(expected, float), rtol=1e-4, atol=2e-4, err_msg=name
@@ -128,6 +129,7 @@ def test_keys_of_equal_values_are_equal(make):
     assert hash(Key(make())) == hash(Key(make()))
 
 
+# Globals that edits read. The tests change them.
 FACTOR = 2.0
 FACTORS = {"all": [2.0]}
 

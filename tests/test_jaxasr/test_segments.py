@@ -15,10 +15,14 @@ def timestamp(seconds: float) -> int:
     return TOKENIZER.special.timestamp_begin + round(seconds * 50)
 
 
-def split(*tokens: int, seek: int = 0, n_frames: int = 3000):
-    segments, step = split_segments(
-        DecodedWindow(tokens, -0.5, 0.1, 1.1, 0.0), TOKENIZER, seek, n_frames
+def decoded_window(tokens: tuple[int, ...]) -> DecodedWindow:
+    return DecodedWindow(
+        tokens, avg_logprob=-0.25, no_speech_prob=0.75, compression_ratio=1.5, temperature=0.4
     )
+
+
+def split(*tokens: int, seek: int = 0, n_frames: int = 3000):
+    segments, step = split_segments(decoded_window(tokens), TOKENIZER, seek, n_frames)
     return [(s.start, s.end, s.text) for s in segments], step
 
 
@@ -64,8 +68,8 @@ def test_the_next_window_starts_later_than_this_one():
 
 
 def test_a_segment_has_the_start_and_the_scores_of_its_window():
-    decoded = DecodedWindow((timestamp(0), HI, timestamp(1)), -0.25, 0.75, 1.5, 0.4)
-    (segment,), _ = split_segments(decoded, TOKENIZER, 500, 3000)
+    decoded = decoded_window((timestamp(0), HI, timestamp(1)))
+    (segment,), _ = split_segments(decoded, TOKENIZER, seek=500, n_frames=3000)
     assert (segment.seek, segment.tokens) == (5.0, decoded.tokens)
     assert (
         segment.avg_logprob,

@@ -9,6 +9,7 @@ import jaxasr
 from jaxasr.sites import SITES, sites_of, spec
 from jaxasr.weights.assemble import abstract_model
 
+# Readouts of all sites of a stack.
 ENCODER, DECODER = jaxasr.select(*sites_of("encoder")), jaxasr.select(*sites_of("decoder"))
 
 

@@ -1,4 +1,4 @@
-"""Edits and readouts: refused ones, ones without effect, and the arguments of an edit."""
+"""Wrong edits and readouts are refused, and an edit gets its layer, positions and keys."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from own_edits import Bend, Shift, identity
 import jaxasr
 from jaxasr.sites import SITES, sites_of
 
-ENCODER, DECODER = sites_of("encoder"), sites_of("decoder")
+ENCODER_SITES, DECODER_SITES = sites_of("encoder"), sites_of("decoder")
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +128,13 @@ def test_empty_edits_and_an_empty_readout_change_nothing(tiny_model, inputs):
     assert tiny_model.encode(mel)[1] == {}
 
 
-@pytest.mark.parametrize("site", ENCODER)
+@pytest.mark.parametrize("site", ENCODER_SITES)
 def test_an_identity_edit_of_an_encoder_site_changes_nothing(tiny_model, inputs, site):
     mel, _, memory = inputs
     assert_same(tiny_model.encode(mel, {site: lambda x, at: x})[0], memory)
 
 
-@pytest.mark.parametrize("site", DECODER)
+@pytest.mark.parametrize("site", DECODER_SITES)
 def test_an_identity_edit_of_a_decoder_site_changes_nothing(tiny_model, inputs, site):
     _, tokens, memory = inputs
     assert_same(
@@ -144,7 +144,7 @@ def test_an_identity_edit_of_a_decoder_site_changes_nothing(tiny_model, inputs, 
 
 
 # Sites whose edit needs explicit attention.
-ATTENTION = tuple(site for site in SITES if site.endswith(("scores", "pattern")))
+ATTENTION_SITES = tuple(site for site in SITES if site.endswith(("scores", "pattern")))
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -156,8 +156,8 @@ def test_a_readout_of_an_edited_site_returns_the_edited_value(tiny_model, inputs
     mel, tokens, memory = inputs
     edited_sites = [
         name
-        for name in (ENCODER if site in ENCODER else DECODER)
-        if site in ATTENTION or name not in ATTENTION
+        for name in (ENCODER_SITES if site in ENCODER_SITES else DECODER_SITES)
+        if site in ATTENTION_SITES or name not in ATTENTION_SITES
     ]
 
     def run(scale, shift):
@@ -167,13 +167,13 @@ def test_a_readout_of_an_edited_site_returns_the_edited_value(tiny_model, inputs
         readout = jaxasr.select(*edited_sites)
         return (
             tiny_model.encode(mel, edits, readout)
-            if site in ENCODER
+            if site in ENCODER_SITES
             else tiny_model.decode(tokens, memory, edits, readout)
         )
 
     (plain_out, plain), (out, edited) = run(1.0, 0.0), run(0.5, 0.25)
     # Compares only the first layer, because the edit changes the inputs of later layers.
-    layer = 0 if site in jaxasr.sites.LAYERED else ...
+    layer = 0 if site in jaxasr.sites.LAYERED else ...  # `...` selects everything
     before, after = (np.asarray(acts[site])[layer] for acts in (plain, edited))
     finite = np.isfinite(before)
     np.testing.assert_allclose(after[finite], 0.5 * before[finite] + 0.25, rtol=2e-6, atol=1e-6)
@@ -278,8 +278,8 @@ def temporary_bytes(tiny_model, inputs, readout) -> int:
 
 
 def test_readouts_whose_result_is_unused_take_no_memory(tiny_model, inputs):
-    n_bytes = temporary_bytes(tiny_model, inputs, None)
-    assert temporary_bytes(tiny_model, inputs, jaxasr.select(*DECODER)) == n_bytes > 0
+    n_bytes = temporary_bytes(tiny_model, inputs, readout=None)
+    assert temporary_bytes(tiny_model, inputs, jaxasr.select(*DECODER_SITES)) == n_bytes > 0
 
 
 def test_edits_compose_with_vmap_and_grad(tiny_model, inputs):

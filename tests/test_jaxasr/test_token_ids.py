@@ -10,15 +10,16 @@ import jaxasr
 from interventions import metrics, scoring
 from interventions.effects import paths
 
-V, T = 101, 4  # of the tiny model
+V = 101  # tokens in the vocabulary of the tiny model
+T = 4  # tokens per row of a run
 # Ids outside of the vocabulary, with the end of their error message.
-BAD = [(V, "got 101"), (-1, "got -1"), (60_000, "got 60000")]
+UNKNOWN_IDS = [(V, "got 101"), (-1, "got -1"), (60_000, "got 60000")]
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_model):
-    c = tiny_model.config
-    mels = jax.random.normal(jax.random.key(1), (2, 2, c.n_mels, 2 * c.n_audio_ctx))
+    config = tiny_model.config
+    mels = jax.random.normal(jax.random.key(1), (2, 2, config.n_mels, 2 * config.n_audio_ctx))
     tokens = np.arange(2 * T).reshape(2, T)
     return iv.Run(mel=mels[0], tokens=tokens), iv.Run(mel=mels[1], tokens=tokens)
 
@@ -49,7 +50,7 @@ def run_path_patch(model, target, source, metric):
 
 
 @pytest.mark.parametrize("measure", [run_sweep, run_attribution, run_path_patch])
-@pytest.mark.parametrize(("token", "got"), BAD)
+@pytest.mark.parametrize(("token", "got"), UNKNOWN_IDS)
 def test_a_metric_of_an_unknown_token_is_refused(tiny_model, runs, measure, token, got):
     cases = [
         (iv.logprob(token), "answer"),
@@ -107,7 +108,7 @@ def test_a_traced_unknown_token_gives_nan():
 
 
 def test_direct_logits_and_the_logit_lens_refuse_unknown_tokens(tiny_model, runs):
-    for token, got in BAD:
+    for token, got in UNKNOWN_IDS:
         with pytest.raises(ValueError, match=f"answer: expected token ids .*{got}"):
             iv.direct_logit_attribution(tiny_model, runs[0], token)
         with pytest.raises(ValueError, match=f"foil: expected token ids .*{got}"):
@@ -122,7 +123,7 @@ def test_direct_logits_and_the_logit_lens_refuse_unknown_tokens(tiny_model, runs
 
 def test_generation_refuses_unknown_tokens(tiny_model, runs):
     memory = tiny_model.encode(runs[0].mel)[0]
-    for token, got in BAD:
+    for token, got in UNKNOWN_IDS:
         for options, name in (
             ({"eot": token}, "eot"),
             ({"eot": 100, "no_speech": (0, token)}, "no_speech"),

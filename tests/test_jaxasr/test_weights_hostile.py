@@ -59,10 +59,8 @@ def _assert_refused_within(seconds, path, match):
     assert time.process_time() - start < seconds
 
 
-# Nested tuples that share their parts.
-_BOMB = b")q\x00" + b"".join(
-    b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
-)  # the repr of this tuple would have 2**60 parts
+# A pickle of nested tuples that share their parts. The repr of this tuple would have 2**60 parts.
+_BOMB = b")q\x00" + b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +85,7 @@ def test_tuples_that_share_their_parts_are_refused_quickly(part, tmp_path):
     }
     parts |= {"name": b"ctorch\nFloatStorage\n"}
     parts = {name: _BOMB if name == part else raw for name, raw in parts.items()}
-    id_ = (
+    storage_key = (
         checkpoints.pickle_text("storage"),
         parts["name"],
         parts["key"],
@@ -95,11 +93,11 @@ def test_tuples_that_share_their_parts_are_refused_quickly(part, tmp_path):
         parts["count"],
     )
     args = (
-        checkpoints.pickle_tuple(*id_) + b"Q",
+        checkpoints.pickle_tuple(*storage_key) + b"Q",
         parts["offset"],
         parts["size"],
         parts["stride"],
-        b"\x89",
+        b"\x89",  # False: needs no gradient
     )
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.pickle_tuple(*args) + b"R"
     if part == "call":
@@ -145,6 +143,7 @@ def test_a_large_pickle_is_refused_without_reading_it(tmp_path):
 
 
 def test_a_zip_with_a_large_directory_is_refused_without_opening_it(tmp_path):
+    # An entry of the directory of a zip, for an empty file with the name "a".
     entry = (
         struct.pack(
             "<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0
@@ -152,6 +151,7 @@ def test_a_zip_with_a_large_directory_is_refused_without_opening_it(tmp_path):
         + b"a"
     )
     directory = entry * 200_000
+    # The record at the end of the zip gives the size and the place of the directory.
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(directory), 4, 0)
     (tmp_path / "m.pt").write_bytes(b"PK\3\4" + directory + end)
     _assert_refused_within(2, tmp_path / "m.pt", "bytes of a zip directory")

@@ -42,7 +42,8 @@ def downloads(monkeypatch, tmp_path):
     return requests
 
 
-def _package(root: Path, name: str, parts: dict[str, bytes]) -> None:
+def _write_package(root: Path, name: str, parts: dict[str, bytes]) -> None:
+    """Writes a package that fails when it is imported."""
     for path, raw in parts.items():
         (root / name / path).parent.mkdir(parents=True, exist_ok=True)
         (root / name / path).write_bytes(raw)
@@ -64,7 +65,7 @@ def installed(monkeypatch, tmp_path):
         f"data/{name}": (folder / name).read_bytes() for name in ("config.json", "tokenizer.json")
     }
     for name, parts in packages.items():
-        _package(tmp_path / "site", name, parts)
+        _write_package(tmp_path / "site", name, parts)
     pinned = tuple(
         (name, path, hashlib.sha256(raw).hexdigest())
         for name, parts in packages.items()
@@ -74,7 +75,7 @@ def installed(monkeypatch, tmp_path):
     monkeypatch.setitem(
         packaged.PACKAGED_MODELS,
         "toy",
-        packaged.PackagedModel("toy-1==1 toy-2==1", "toy", 2, pinned),
+        packaged.PackagedModel(packages="toy-1==1 toy-2==1", extra="toy", n_parts=2, files=pinned),
     )
     return tmp_path / "site"
 

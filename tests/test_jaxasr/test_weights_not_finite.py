@@ -11,7 +11,7 @@ import jaxasr
 from jaxasr.weights import WeightsError, assemble, read_checkpoint
 
 # The tensors that get a NaN or an infinity.
-BAD = ("decoder.blocks.1.mlp.0.weight", "encoder.conv1.bias")
+BAD_TENSORS = ("decoder.blocks.1.mlp.0.weight", "encoder.conv1.bias")
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +27,23 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("form", WRITERS)
 def test_tensors_that_are_not_finite_are_named(form, value, tmp_path):
     tensors = checkpoints.random_tensors()
-    for name in BAD:
+    for name in BAD_TENSORS:
         tensors[name].flat[-1] = value
     read = read_checkpoint(WRITERS[form](tmp_path / "m", tensors))
     with pytest.raises(WeightsError, match=r"NaN or infinite ones in 2 tensors: ") as caught:
         assemble(read)
-    assert all(name in str(caught.value) for name in BAD)
+    assert all(name in str(caught.value) for name in BAD_TENSORS)
 
 
 def test_weights_that_overflow_in_float16_are_named(tmp_path):
     tensors = checkpoints.random_tensors()
-    tensors[BAD[0]][0, 0] = 7e4
+    tensors[BAD_TENSORS[0]][0, 0] = 7e4
     read = read_checkpoint(checkpoints.write_hf(tmp_path / "m", tensors))
     assemble(read)
     assemble(read, param_dtype="bfloat16")
     with pytest.raises(
         WeightsError,
-        match=rf"fit into float16, found larger ones in 1 tensors: {BAD[0]}. .*bfloat16",
+        match=rf"fit into float16, found larger ones in 1 tensors: {BAD_TENSORS[0]}. .*bfloat16",
     ):
         assemble(read, "float16", "float16")
 

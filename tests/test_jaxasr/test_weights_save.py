@@ -20,20 +20,20 @@ def read(tmp_path):
 @pytest.mark.parametrize("param_dtype", ["float32", "float16", "bfloat16"])
 def test_saved_weights_are_bitwise_those_of_the_model(read, param_dtype, tmp_path):
     model = assemble(read, param_dtype=param_dtype)
-    again = read_checkpoint(save(model, tmp_path / "out"))
-    assert {entry.dtype for entry in again.tensors.entries.values()} == {param_dtype}
+    reloaded = read_checkpoint(save(model, tmp_path / "out"))
+    assert {entry.dtype for entry in reloaded.tensors.entries.values()} == {param_dtype}
     assert jax.tree.all(
-        jax.tree.map(np.array_equal, model, assemble(again, param_dtype=param_dtype))
+        jax.tree.map(np.array_equal, model, assemble(reloaded, param_dtype=param_dtype))
     )
 
 
 def test_heads_suppressed_tokens_and_tokenizer_are_saved(read, tmp_path):
     (read.source / "tokenizer.json").write_text('{"a": 1}')
     read = read_checkpoint(read.source)
-    again = read_checkpoint(save(assemble(read), tmp_path / "out", checkpoint=read))
+    reloaded = read_checkpoint(save(assemble(read), tmp_path / "out", checkpoint=read))
     for field in ("config", "alignment_heads", "suppress_ids", "suppress_ids_begin"):
-        assert getattr(again, field) == getattr(read, field), field
-    assert again.tokenizer_file.read_text() == '{"a": 1}'
+        assert getattr(reloaded, field) == getattr(read, field), field
+    assert reloaded.tokenizer_file.read_text() == '{"a": 1}'
 
 
 def test_a_recogniser_is_saved_with_its_checkpoint(read, tmp_path):
@@ -99,7 +99,7 @@ def test_a_failure_leaves_no_files(read, tmp_path, monkeypatch):
     ],
 )
 def test_control_tokens_are_the_published_ones(size, expected):
-    settings = saving.generation_json(SIZES[size], None)
+    settings = saving.generation_json(SIZES[size], checkpoint=None)
     assert {key: settings[key] for key in expected} == expected
     assert settings["is_multilingual"] == (size != "tiny.en")
     if size == "large-v3":

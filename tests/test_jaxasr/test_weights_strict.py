@@ -57,6 +57,8 @@ def test_shapes_are_checked_before_tensors_are_read(tmp_path):
 
 
 class _Attack:
+    """An object whose pickle calls `os.system`."""
+
     def __init__(self, command: str):
         self.command = command
 
@@ -65,6 +67,7 @@ class _Attack:
 
 
 def _attacks(command: str) -> dict[str, bytes]:
+    """Returns pickles that would run a shell command if a reader executed them."""
     pickles = {
         f"protocol {p}": pickle.dumps(
             {"dims": {}, "model_state_dict": _Attack(command)}, protocol=p
@@ -171,11 +174,11 @@ def file_to_damage(request, tmp_path_factory):
         checkpoints.random_tensors(_CONFIG),
         _CONFIG,
     )
-    assert _is_read(folder)
+    assert _can_be_read(folder)
     return folder, folder / file, (folder / file).read_bytes()
 
 
-def _is_read(folder) -> bool:
+def _can_be_read(folder) -> bool:
     """Reads all tensors. Returns False if the file is refused. Fails if too much memory is used."""
     problem = None
     tracemalloc.start()
@@ -205,27 +208,27 @@ _FUZZ = settings(
 @_FUZZ
 @given(data=st.data())
 def test_a_truncated_file_is_refused(file_to_damage, data):
-    folder, file, whole = file_to_damage
-    file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    assert not _is_read(folder)
+    folder, file, intact = file_to_damage
+    file.write_bytes(intact[: data.draw(st.integers(0, len(intact) - 1))])
+    assert not _can_be_read(folder)
 
 
 @_FUZZ
 @given(data=st.data())
 def test_a_file_with_flipped_bits_is_read_or_refused(file_to_damage, data):
-    folder, file, whole = file_to_damage
-    damaged = bytearray(whole)
+    folder, file, intact = file_to_damage
+    damaged = bytearray(intact)
     # Half of the flips go to the headers at either end, which are much smaller than the data.
     ends = st.one_of(
-        st.integers(0, min(600, len(whole) - 1)),
-        st.integers(max(len(whole) - 6000, 0), len(whole) - 1),
+        st.integers(0, min(600, len(intact) - 1)),
+        st.integers(max(len(intact) - 6000, 0), len(intact) - 1),
     )
     for at in data.draw(
-        st.lists(st.one_of(ends, st.integers(0, len(whole) - 1)), min_size=1, max_size=4)
+        st.lists(st.one_of(ends, st.integers(0, len(intact) - 1)), min_size=1, max_size=4)
     ):
         damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(damaged)
-    _is_read(folder)
+    _can_be_read(folder)
 
 
 @_FUZZ
@@ -246,4 +249,4 @@ def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_fact
         bytes(pickled),
         {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
     )
-    _is_read(folder)
+    _can_be_read(folder)

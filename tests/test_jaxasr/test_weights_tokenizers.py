@@ -29,7 +29,7 @@ def folder(tmp_path):
     return write_english(tmp_path / "mine")
 
 
-def _tokenizer() -> dict:
+def _read_tokenizer_json() -> dict:
     return json.loads((EN / "tokenizer.json").read_text())
 
 
@@ -45,7 +45,7 @@ def _write_vocabulary(folder, vocab: dict[str, int], tokenizer: dict) -> None:
 )
 def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, file):
     """Swaps the ids of ` the` and ` cat`, and writes control tokens to each possible file."""
-    tokenizer = _tokenizer()
+    tokenizer = _read_tokenizer_json()
     vocab, added = tokenizer["model"]["vocab"], tokenizer["added_tokens"]
     the, cat = vocab["Ġthe"], vocab["Ġcat"]
     exchanged = vocab | {"Ġthe": cat, "Ġcat": the}
@@ -79,15 +79,15 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, file):
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
-    tokenizer = _tokenizer()
+    tokenizer = _read_tokenizer_json()
     _write_vocabulary(
         folder,
         tokenizer["model"]["vocab"] | {t["content"]: t["id"] for t in tokenizer["added_tokens"]},
         tokenizer,
     )
-    again = jaxasr.load(jaxasr.save(jaxasr.load(folder), tmp_path / "out"))
-    assert again.checkpoint.tokenizer_file == tmp_path / "out" / "tokenizer.json"
-    assert again.tokenizer.encode(" the cats") == WHOLE.encode(" the cats")
+    reloaded = jaxasr.load(jaxasr.save(jaxasr.load(folder), tmp_path / "out"))
+    assert reloaded.checkpoint.tokenizer_file == tmp_path / "out" / "tokenizer.json"
+    assert reloaded.tokenizer.encode(" the cats") == WHOLE.encode(" the cats")
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_added_tokens_are_text_and_not_timestamps(tmp_path):
     logits = jnp.zeros((1, 51_872)).at[:, new[0]].set(20.0)
     tokens = jnp.array([[50_257, 50_363, 262, 50_400]])
     # Text may follow the first timestamp of a segment, but not the last one.
-    assert np.isfinite(rules(logits, tokens, 2, 1))[0, new[0]]
-    assert not np.isfinite(rules(logits, tokens, 4, 1))[0, new[0]]
-    assert np.isfinite(rules(logits, tokens, 4, 1))[0, 50_401]
+    assert np.isfinite(rules(logits, tokens, length=2, prompt_len=1))[0, new[0]]
+    assert not np.isfinite(rules(logits, tokens, length=4, prompt_len=1))[0, new[0]]
+    assert np.isfinite(rules(logits, tokens, length=4, prompt_len=1))[0, 50_401]
     assert isinstance(asr.transcribe(np.zeros(4000, np.float32)).text, str)
     memory, _ = asr.model.encode(np.zeros((1, 80, 50), np.float32))
     [words] = align(
@@ -193,11 +193,11 @@ def test_added_tokens_are_text_and_not_timestamps(tmp_path):
 
 def test_added_text_tokens_get_words_and_times_and_added_control_tokens_do_not(tmp_path):
     """A fine-tune adds a word to the vocabulary, a part of a word as an added token, and a mark."""
-    settings = _tokenizer()
+    settings = _read_tokenizer_json()
     vocab = settings["model"]["vocab"]
     vocab |= {token["content"]: token["id"] for token in settings["added_tokens"]}
     vocab |= {f"<|{i * 0.02:.2f}|>": 50_363 + i for i in range(1501)}
-    vocab["ĠGrÃ¼nkohl"] = 51_864
+    vocab["ĠGrÃ¼nkohl"] = 51_864  # ` Grünkohl` in the byte-level spelling
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     inner = Tokenizer.from_file(tmp_path).inner
     inner.add_tokens(["salat"])
@@ -214,6 +214,7 @@ def test_added_text_tokens_get_words_and_times_and_added_control_tokens_do_not(t
         for i, (text, tokens) in enumerate(tokenizer.split_words(ids[:3]))
     ]
     assert [word.text for word in words] == [" the", " Grünkohlsalat"]
+    # seek, avg_logprob, no_speech_prob, compression_ratio and temperature
     scores = (0.0, 0.0, 0.0, 1.0, 0.0)
     segments = [
         Segment(0, 2, "", (50_363, *part, 50_463), *scores) for part in (ids, ids[:1], ids[1:])

@@ -1,4 +1,4 @@
-"""Models whose output projection is not the token embedding."""
+"""Models load and compute correctly if their output projection is not the token embedding."""
 
 import json
 
@@ -17,6 +17,7 @@ from jaxasr.weights.assemble import parameters_by_name
 
 @pytest.fixture
 def untied(tmp_path):
+    """Returns a folder with a separate projection, the projection, and the tied model."""
     tensors = checkpoints.random_tensors()
     projection = (
         np.random.default_rng(5).normal(size=(TINY.n_vocab, TINY.n_text_state)).astype(np.float32)
@@ -45,11 +46,11 @@ def test_an_untied_projection_gives_the_logits(untied, tmp_path):
     np.testing.assert_allclose(
         with_tied, acts["decoder.ln"] @ tied.decoder.token_embedding[...].T, rtol=1e-5, atol=1e-4
     )
-    again = read_checkpoint(save(model, tmp_path / "out"))
+    reloaded = read_checkpoint(save(model, tmp_path / "out"))
     assert (
         json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
     )
-    assert jax.tree.all(jax.tree.map(np.array_equal, assemble(again), model))
+    assert jax.tree.all(jax.tree.map(np.array_equal, assemble(reloaded), model))
 
 
 def test_sweeps_and_attribution_read_the_untied_projection(untied):

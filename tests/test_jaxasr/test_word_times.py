@@ -156,6 +156,7 @@ def test_pattern_and_queries_give_the_same_times_and_edits_of_either_act():
 
 
 def clips():
+    """Returns the demo recording, and those recordings of the data folder that exist."""
     folder = real_speech.folder()
     names = [
         "classic/jfk.flac",

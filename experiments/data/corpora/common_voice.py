@@ -67,6 +67,10 @@ def _utterance(table: Path, line_number: int, row: dict[str, str]) -> Utterance:
             f"{table.name}, line {line_number}: expected as many values as the table has columns, "
             "got a row that is too long."
         )
-    labels = {key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS}
-    audio = table.parent / "clips" / row["path"]
-    return Utterance(row["path"], audio, row["client_id"], row["sentence"], labels=labels)
+    return Utterance(
+        id=row["path"],
+        path=table.parent / "clips" / row["path"],
+        speaker=row["client_id"],
+        transcript=row["sentence"],
+        labels={key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS},
+    )

@@ -77,10 +77,10 @@ def _utterance(address: str, table: Any, audio_column: str, index: int) -> Utter
         for names in (_TRANSCRIPT_COLUMNS, _SPEAKER_COLUMNS)
     )
     return Utterance(
-        f"{address}/{index}",
-        Path(audio["path"] or f"{index}"),
-        "" if speaker is None else str(speaker),
-        "" if transcript is None else str(transcript),
+        id=f"{address}/{index}",
+        path=Path(audio["path"] or f"{index}"),
+        speaker="" if speaker is None else str(speaker),
+        transcript="" if transcript is None else str(transcript),
         labels={name: value for name, value in row.items() if isinstance(value, str | int | float)},
         # Each call reads the row again, so that the bytes of the audio do not stay in memory.
         read=lambda: _read_audio(table[index][audio_column]),

@@ -62,8 +62,13 @@ def _utterance(file: Path, line_number: int, line: str, genders: dict[str, str])
         "condition": condition,
         "chapter": chapter,
     }
-    audio = file.parent / f"{name}.flac"
-    return Utterance(f"{subset}/{name}", audio, speaker, transcript, labels=labels)
+    return Utterance(
+        id=f"{subset}/{name}",
+        path=file.parent / f"{name}.flac",
+        speaker=speaker,
+        transcript=transcript,
+        labels=labels,
+    )
 
 
 def _read_genders(path: Path) -> dict[str, str]:

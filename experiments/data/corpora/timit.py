@@ -76,10 +76,13 @@ def _utterance(phone_file: Path) -> Utterance:
         "sentence": stem.upper(),
         "kind": stem[:2].upper(),
     }
-    name = "/".join(part for part in (split, f"dr{region}", speaker, stem.lower()) if part)
-    text = _transcript(files.get(f"{stem}.txt".lower()))
     return Utterance(
-        name, _audio_file(phone_file, files), speaker, text, labels=labels, tiers=tiers
+        id="/".join(part for part in (split, f"dr{region}", speaker, stem.lower()) if part),
+        path=_audio_file(phone_file, files),
+        speaker=speaker,
+        transcript=_transcript(files.get(f"{stem}.txt".lower())),
+        labels=labels,
+        tiers=tiers,
     )
 
 

@@ -1,4 +1,4 @@
-"""Defines utterances and corpora. Every layout of a corpus is read into them."""
+"""Defines `Utterance` and `Corpus`. Every layout of a corpus is read into these two classes."""
 
 import dataclasses
 import hashlib

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from interventions import forward
@@ -15,15 +16,24 @@ from interventions.effects.paths.components import (
     Receiver,
     as_group,
     check_components,
-    receiver_mask,
 )
+from interventions.effects.paths.path_batches import bytes_of_row, path_batches
 from interventions.effects.paths.stream_edits import path_edits
 from interventions.effects.paths.target_audio import TargetAudio, join_memories, memory_of
 from interventions.metrics import Metric
+from interventions.patching.axes import axes_of_run
+from interventions.patching.row_chunks import (
+    RowChunks,
+    Rows,
+    encode_rows,
+    rows_that_fit,
+    select_rows,
+)
 from interventions.run import Run
-from interventions.scoring import check_metric, scored_position, unembed_scored
+from interventions.scoring import StackedMetric, check_metric, scored_position, unembed_scored
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
+from jaxasr.meshes import CELLS, DATA, axis_size, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import NOTHING, Edits
 
@@ -37,6 +47,8 @@ def path_patch(
     receivers: Sequence[Receiver],
     metric: Metric,
     positions: Sequence[int] | None = None,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
 ) -> xr.DataArray:
     """Computes the metric after patching each path from a sender to a receiver.
 
@@ -57,6 +69,8 @@ def path_patch(
         metric: as in `sweep`.
         positions: positions at which the sender is patched: tokens in the decoder, frames of 20 ms
             in the encoder. Default: all.
+        mesh: devices that divide the rows and the paths, as in `sweep`.
+        recordings: rows that a device computes together, as in `sweep`.
 
     Returns:
         A DataArray [sender, receiver] of metrics; its first dimension is "example" if B > 1. The
@@ -102,58 +116,57 @@ def path_patch(
     check_components(model.config, senders, receivers)
     check_metric(metric, model.config.n_vocab, target.batch)
     groups = [as_group(receiver) for receiver in receivers]
-    values = np.zeros((target.batch, len(senders), len(groups)))
-    baseline = np.asarray(compiled.call(_score_unpatched, model, target, metric))
-    patched_positions = None if positions is None else jnp.asarray(positions, jnp.int32)
-    # One compiled program serves all senders of a site and all receivers of similar cost.
-    for site in dict.fromkeys(node.site for node in senders):
-        rows = [i for i, node in enumerate(senders) if node.site == site]
-        layer_heads = jnp.asarray([_layer_head(senders[i]) for i in rows], jnp.int32)
-        for columns in _receivers_by_cost(site, groups):
-            same_cost = [groups[i] for i in columns]
-            masks = {
-                name: jnp.asarray(
-                    np.stack([receiver_mask(model.config, name, group) for group in same_cost])
-                )
-                for name in sorted({node.site for group in same_cost for node in group})
-            }
-            patched = compiled.call(
+    mesh = resolve_mesh(mesh)
+    batches = path_batches(model.config, senders, groups, axis_size(mesh, CELLS))
+    max_rows = rows_that_fit(bytes_of_row(model.config, target, source, batches))
+    chunks = RowChunks.of(target.batch, max_rows, mesh, recordings)
+    model = place_parameters(model, mesh)
+    patched_positions = None if positions is None else np.asarray(positions, np.int32)
+
+    def patch_rows(rows: Rows) -> tuple[Array, list[Array]]:
+        runs = [encode_rows(model, select_rows(run, rows), mesh)[0] for run in (target, source)]
+        run_specs = [specs_of(axes_of_run(run)) for run in runs]
+        stacked = StackedMetric.of(metric, rows)
+        baseline = compiled.call_on_mesh(
+            mesh,
+            _score_unpatched,
+            model,
+            runs[0],
+            stacked,
+            specs=(P(), run_specs[0], P(DATA)),
+            out_specs=P(DATA),
+        )
+        patched = [
+            compiled.call_on_mesh(
+                mesh,
                 _patch_paths,
                 model,
-                target,
-                source,
-                layer_heads,
-                masks,
+                *runs,
+                batch.layer_heads,
+                batch.masks,
+                batch.pairs,
                 patched_positions,
-                metric,
-                site=site,
+                stacked,
+                specs=(P(), *run_specs, P(), P(), P(CELLS), P(), P(DATA)),
+                out_specs=P(DATA, CELLS),
+                site=batch.site,
+                pairs_per_batch=batch.pairs_per_batch,
             )
-            cells = np.ix_(range(target.batch), rows, columns)
-            # [senders, receivers, B] -> [B, senders, receivers]
-            values[cells] = np.moveaxis(np.asarray(patched), 2, 0)
+            for batch in batches
+        ]
+        return baseline, patched
+
+    baseline, patched = chunks.map(patch_rows)
+    values = np.zeros((target.batch, len(senders), len(groups)))
+    for batch, of_batch in zip(batches, patched):
+        # The copies that pad the last pairs are cut off.
+        cells = of_batch[:, : len(batch.rows) * len(batch.columns)]
+        shape = (len(cells), len(batch.rows), len(batch.columns))
+        values[np.ix_(range(len(cells)), batch.rows, batch.columns)] = cells.reshape(shape)
     return _to_array(values, baseline, senders, groups, metric)
 
 
-def _receivers_by_cost(site: str, groups: list[tuple[Node, ...]]) -> list[list[int]]:
-    """Separates the receivers for which the encoder must run again from the others.
-
-    Returns:
-        One or two lists of indices into `groups`.
-    """
-    is_encoder_sender = site.startswith("encoder.")
-    reruns, others = [], []
-    for i, group in enumerate(groups):
-        has_encoder = any(node.site.startswith("encoder.") for node in group)
-        (reruns if is_encoder_sender and has_encoder else others).append(i)
-    return [columns for columns in (reruns, others) if columns]
-
-
-def _layer_head(node: Node) -> tuple[int, int]:
-    """Returns layer and head of a sender, with -1 instead of None."""
-    return (-1 if node.layer is None else node.layer), (-1 if node.head is None else node.head)
-
-
-def _score_unpatched(model: Whisper, target: Run, metric: Metric) -> Float[Array, "B"]:
+def _score_unpatched(model: Whisper, target: Run, metric: StackedMetric) -> Float[Array, "B"]:
     memory = memory_of(model, target)
     with full_precision(model):
         return forward.decode_and_score(model, target, memory, {}, NOTHING, metric)[0]
@@ -165,12 +178,14 @@ def _patch_paths(
     source: Run,
     layer_heads: Int[Array, "n two"],
     masks: dict[str, Bool[Array, "R ..."]],
+    pairs: Int[Array, "N two"],
     positions: Int[Array, "P"] | None,
-    metric: Metric,
+    metric: StackedMetric,
     *,
     site: str,
-) -> Float[Array, "n R B"]:
-    """Patches the paths from n senders of `site` to R receivers and scores each.
+    pairs_per_batch: int,
+) -> Float[Array, "B N"]:
+    """Patches N paths from senders of `site` to receivers and scores each.
 
     Args:
         model: the model.
@@ -178,11 +193,13 @@ def _patch_paths(
         source: the run from which the senders' outputs are taken.
         layer_heads: layer and head of each sender.
         masks: for each site, the layers and heads of each receiver.
+        pairs: index of the sender and of the receiver of each path.
         positions: positions at which the senders are patched, or None for all.
         metric: the metric.
         site: the site of all senders.
+        pairs_per_batch: paths that are computed together. It divides N.
     """
-    stack, n_receivers = sites.stack_of(site), len(next(iter(masks.values())))
+    stack = sites.stack_of(site)
     with full_precision(model):
         source_acts, target_acts = (
             forward.activations(model, run, [site])[site] for run in (source, target)
@@ -191,7 +208,7 @@ def _patch_paths(
         reruns_encoder = any(name.startswith("encoder.") for name in masks)
         audio = TargetAudio.of(model, target, stack, reruns_encoder)
 
-        def score_pair(pair: tuple[Array, Array]) -> Float[Array, "B"]:
+        def score_pair(pair: Int[Array, "two"]) -> Float[Array, "B"]:
             sender, receiver = pair
             mask = {name: group_masks[receiver] for name, group_masks in masks.items()}
             delta, sender_stage = _sender_delta(
@@ -207,14 +224,7 @@ def _patch_paths(
             edits = path_edits("decoder", delta, sender_stage, mask)
             return _score_first_half(model, target, memory, edits, metric)
 
-        # All pairs of sender and receiver, so that one `lax.map` batches over both.
-        pairs = jnp.meshgrid(jnp.arange(len(layer_heads)), jnp.arange(n_receivers), indexing="ij")
-        values = jax.lax.map(
-            score_pair,
-            tuple(indices.ravel() for indices in pairs),
-            batch_size=min(pairs[0].size, audio.pairs_per_batch(stack)),
-        )
-    return values.reshape(len(layer_heads), n_receivers, -1)
+        return jax.lax.map(score_pair, pairs, batch_size=pairs_per_batch).T
 
 
 def _sender_delta(
@@ -245,7 +255,7 @@ def _sender_delta(
 
 
 def _score_first_half(
-    model: Whisper, target: Run, memory: Memory, edits: Edits, metric: Metric
+    model: Whisper, target: Run, memory: Memory, edits: Edits, metric: StackedMetric
 ) -> Float[Array, "B"]:
     """Decodes the doubled batch (see `stream_edits`) and scores its first half, the patched run."""
     tokens = jnp.concatenate([target.tokens] * 2)

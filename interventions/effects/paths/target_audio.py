@@ -54,16 +54,6 @@ class TargetAudio:
         patched = model.decoder.memory(model.encoder.ln_post(self.last_resid + delta))
         return join_memories(self.memory, patched)
 
-    def pairs_per_batch(self, stack: str) -> int:
-        """Returns how many pairs of sender and receiver are computed together.
-
-        Encoder senders take more bytes per pair, because each pair has a separate memory. Running
-        the encoder again takes most.
-        """
-        if stack == "decoder":
-            return 16
-        return 4 if self.mel is None else 1
-
 
 def join_memories(run: Memory, patched: Memory) -> Memory:
     """Joins the memories of the two halves of the doubled batch."""

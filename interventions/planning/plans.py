@@ -1,0 +1,165 @@
+"""Plans encoding, generation, attribution and probes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from interventions.effects.first_order import attribution
+from interventions.metrics import logit_diff
+from interventions.patching import programs
+from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
+from interventions.planning.devices import PlannedDevice
+from interventions.planning.report import Report
+from interventions.planning.work import Work, mel_shape, run_shape
+from interventions.probes.fit import fit_probes
+from interventions.run import Run
+from jaxasr import compiled
+from jaxasr.cache import Memory
+from jaxasr.config import Config
+from jaxasr.decoding import end_of_text, unrolls_layers
+from jaxasr.generate import generate
+from jaxasr.meshes import DATA
+from jaxasr.taps import select
+from jaxasr.weights.assemble import abstract_model
+
+# Steps of a solver per penalty that a plan assumes. The real number depends on the data.
+_SOLVER_STEPS = 30
+_PROMPT_TOKENS = 4
+
+
+def plan_encode(config: Config, device: PlannedDevice, n_windows: int = 1) -> Report:
+    """Plans to encode windows of 30 s, a share on each device.
+
+    Args:
+        config: dimensions and dtypes of the model.
+        device: the planned device.
+        n_windows: windows that all devices encode in one call.
+
+    Example:
+        >>> from interventions import planning
+        >>> report = planning.plan_encode(jaxasr.SIZES["tiny"], planning.find_device("h100"))
+        >>> f"{report.flops:.1e}"
+        '4.0e+10'
+    """
+    work = Work(f"encode {n_windows} windows", config, device)
+    n_windows = device.n_devices * -(-n_windows // device.n_devices)
+    mesh, n_layers = device.mesh(n_windows), config.n_text_layer
+    stacked = Memory(0, (0,) * n_layers, (0,) * n_layers)  # pyright: ignore
+
+    def run(model: Any, mel: Any) -> None:
+        compiled.call_on_mesh(
+            mesh,
+            programs.encode,
+            model,
+            mel,
+            select(),
+            specs=(P(), P(DATA), P()),
+            out_specs=specs_of((axes_of_memory(stacked, unstacked=False), axes_of_acts(()))),
+        )
+
+    return work.report(run, abstract_model(config), mel_shape(config, n_windows))
+
+
+def plan_generate(
+    config: Config, device: PlannedDevice, n_windows: int = 1, n_tokens: int = 224
+) -> Report:
+    """Plans greedy generation from windows of 30 s, a share on each device.
+
+    Args:
+        config: dimensions and dtypes of the model.
+        device: the planned device.
+        n_windows: windows that all devices decode in one call.
+        n_tokens: new tokens per window.
+    """
+    share = -(-n_windows // device.n_devices)
+    work = Work(f"generate {n_tokens} tokens from {n_windows} windows", config, device, n_tokens)
+    prompt = np.zeros((share, _PROMPT_TOKENS), np.int32)
+    eot = config.n_vocab - 1 if end_of_text(config) is None else None
+
+    def run(model: Any, mel: Any) -> None:
+        memory, _ = model.encode(mel, unstacked=unrolls_layers(config))
+        generate(model, memory, prompt, max_new_tokens=n_tokens, eot=eot)
+
+    work = dataclasses.replace(work, rereads=True, notes=(_each_share(share, "windows"),))
+    return work.report(run, abstract_model(config), mel_shape(config, share))
+
+
+def plan_attribution(
+    config: Config,
+    device: PlannedDevice,
+    site: str | Sequence[str],
+    over: Sequence[str],
+    n_recordings: int = 1,
+    n_tokens: int = 30,
+) -> Report:
+    """Plans an attribution whose source is another recording, a share on each device.
+
+    Args:
+        config: dimensions and dtypes of the model.
+        device: the planned device.
+        site: one site or several.
+        over: dimensions of the grid.
+        n_recordings: rows of the target.
+        n_tokens: tokens per row.
+    """
+    share = -(-n_recordings // device.n_devices)
+    names = site if isinstance(site, str) else ", ".join(site)
+    title = f"attribution at {names} of {n_recordings} recordings, {n_tokens} tokens"
+
+    def run(model: Any, target: Run, source: Run) -> None:
+        attribution(model, target, source, site=site, over=over, metric=logit_diff(1, 0))
+
+    work = Work(title, config, device, notes=(_each_share(share, "recordings"),))
+    target = run_shape(config, share, n_tokens)
+    return work.report(run, abstract_model(config), target, target)
+
+
+def plan_probe(
+    device: PlannedDevice,
+    shape: tuple[int, int, int],
+    n_classes: int = 2,
+    n_penalties: int = 4,
+    folds: int = 5,
+    seeds: int = 1,
+) -> Report:
+    """Plans a bank of probes, a share of the layers on each device.
+
+    Args:
+        device: the planned device.
+        shape: layers, rows and features.
+        n_classes: number of classes.
+        n_penalties: number of penalties.
+        folds: number of folds.
+        seeds: number of seeds.
+    """
+    n_layers, n_rows, _ = shape
+    share = -(-n_layers // device.n_devices)
+    n_fits = n_layers * n_penalties * folds * seeds
+    work = Work(
+        f"probes of {' x '.join(map(str, shape))} activations, {n_fits} fits",
+        None,
+        device,
+        _SOLVER_STEPS,
+        rereads=True,
+        notes=(_each_share(share, "layers"), f"assumes {_SOLVER_STEPS} solver steps per penalty"),
+    )
+    # Takes no memory. The programs do not depend on the values.
+    activations = np.broadcast_to(np.float32(0), (share, *shape[1:]))
+
+    def run() -> None:
+        fit_probes(
+            activations,
+            np.arange(n_rows) % n_classes,
+            penalties=np.logspace(-2, 2, n_penalties).tolist(),
+            folds=folds,
+            seeds=range(seeds),
+        )
+
+    return work.report(run)
+
+
+def _each_share(share: int, what: str) -> str:
+    return f"each device computes {share} {what}"
