@@ -142,7 +142,7 @@ class _CellEncoder:
         mel = jnp.asarray(self.mel[rows])
         if self.plan.site is None:
             return mel, None, value
-        run = Run(tokens=self.prompt[rows], mel=mel)
+        run = Run(tokens=jnp.asarray(self.prompt[rows]), mel=mel)
         _, acts = encode_rows(self.model, run, self.mesh, RESIDUAL_SITES)
         return None, (acts[RESIDUAL_SITES[0]], acts[RESIDUAL_SITES[1]]), value
 
