@@ -192,8 +192,7 @@ class Recogniser:
             their tokens.
 
         Raises:
-            ValueError: no words in the text, more text than fits the recording, an unknown
-                language, or audio that cannot be read.
+            ValueError: no words, more text than fits, an unknown language, or unreadable audio.
 
         Example:
             ```python

@@ -28,6 +28,7 @@ from jaxasr import compiled
 from jaxasr.cache import Memory
 from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
+from jaxasr.inputs import check_mel
 from jaxasr.meshes import CELLS, DATA, axis_size, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits
@@ -90,12 +91,12 @@ def generate_encoder_cells(
         )
         ```
     """
-    mesh, prompt, axis = (
-        resolve_mesh(mesh),
+    mel, prompt, mesh = (
+        check_mel(model.config, mel),
         np.asarray(prompt, np.int32),
-        row_axis(edits_of, len(mel)),
+        resolve_mesh(mesh),
     )
-    cell_edits = CellEdits.of(cells, edits_of)
+    cell_edits, axis = CellEdits.of(cells, edits_of), row_axis(edits_of, len(mel))
     n_tokens = prompt.shape[1] + options["max_new_tokens"]
     plan = EncoderCellPlan.of(
         model.config, cell_edits, cells, len(mel), n_tokens, budget, batch, mesh, recordings

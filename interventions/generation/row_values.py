@@ -35,7 +35,8 @@ def value_of_rows(
     """Selects the rows of the value of an `AtCell`; None if all recordings share the value."""
     if axis is None:
         return None
-    value: Any = _edit(edits_of).value
+    value = _edit(edits_of).value
+    assert not isinstance(value, FromRow)  # `row_axis` returns None for it
     return jnp.take(value, rows, axis)
 
 
