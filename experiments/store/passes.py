@@ -93,7 +93,7 @@ class ForwardPasses:
         return ""
 
     def encode_transcript(self, text: str) -> list[int]:
-        """Returns the token ids of a transcript, after a space as in generated text."""
+        """Returns the token ids of a transcript, with the space that starts generated texts."""
         return self.asr.tokenizer.encode(f" {text.strip()}")
 
     def _encode(
@@ -192,4 +192,5 @@ def _decode_and_pool(
     with full_precision(model):
         x, _, tap, acts = model.decoder.residual(tokens, positions, memory, {}, readout)
         model.decoder.to_logits(x, tap)  # XLA removes the logits unless the readout keeps them
+        # `acts` are from the layers, and `tap.acts` from the sites outside the layers.
         return acts | readout(tap.acts)

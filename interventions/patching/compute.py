@@ -75,17 +75,18 @@ class RecordingChunk:
                 residuals=_residuals(acts) if encoder_resumes else None,
                 values=values,
                 metric=metric,
-                values_axis=int(work.grid.site in sites.LAYERED),
+                recording_axis_of_values=int(work.grid.site in sites.LAYERED),
             ),
             target.decoded.metric,
             None if source is None else source.decoded.metric,
         )
 
     def dispatch(self, chunks: Sequence[CellChunk]) -> Deferred:
-        """Starts to compute chunks of one program, each on another device along "cells".
+        """Starts to compute chunks with one program. Each device of the mesh axis "cells" gets one.
 
         Returns:
-            A function that waits for the metrics [R, chunks, K, P].
+            A function that waits for the metrics [R, chunks, K, P], of R recordings and, per chunk,
+            of K cells at each of P edited positions.
         """
         n_devices = axis_size(self.plan.mesh, CELLS)
         padded = [*chunks, *[chunks[-1]] * (n_devices - len(chunks))]
@@ -104,13 +105,13 @@ class RecordingChunk:
             program, model = programs.resumed_decoder_cells, plan.decoder.frozen
             options |= {
                 "has_positions": "position" in work.grid.coords,
-                "position_local": work.position_local,
+                "changes_one_position": work.changes_one_position,
                 "layers_above": first.layers_above,
             }
         else:
             program = programs.whole_decoder_cells if work.in_decoder else programs.encoder_cells
             model = plan.decoder.model
-            options["scored"] = work.scored
+            options["scored_position"] = work.scored_position
         metrics = compiled.call_on_mesh(
             plan.mesh,
             program,
@@ -145,11 +146,15 @@ def _run_unedited(
 
 
 def _encode(plan: Plan, run: Run, names: Sequence[str]) -> tuple[Run, Acts]:
-    """Encodes a run unless it is encoded and no activation of the encoder is needed."""
+    """Encodes a run to get its memory and the activations at the sites `names`.
+
+    A run that has a memory is not encoded again if there are no `names`.
+    """
     if run.memory is not None and not names:
         return run, {}
     n_layers = plan.model.config.n_text_layer
-    stacked = Memory(0, (0,) * n_layers, (0,) * n_layers)  # pyright: ignore
+    # The values do not matter, because `axes_of_memory` reads only the number of layers.
+    placeholder = Memory(0, (0,) * n_layers, (0,) * n_layers)  # pyright: ignore
     memory, acts = compiled.call_on_mesh(
         plan.mesh,
         programs.encode,
@@ -157,7 +162,7 @@ def _encode(plan: Plan, run: Run, names: Sequence[str]) -> tuple[Run, Acts]:
         mel_of(run),
         select(*names),
         specs=(P(), P(DATA), P()),
-        out_specs=specs_of((axes_of_memory(stacked, unstacked=False), axes_of_acts(names))),
+        out_specs=specs_of((axes_of_memory(placeholder, unstacked=False), axes_of_acts(names))),
     )
     if run.memory is None:
         run = dataclasses.replace(run, memory=memory, mel=None, encoded_mel=run.mel)
