@@ -84,7 +84,7 @@ def _names_in(file: str) -> dict[str, Any]:
 
 
 def load(model: str, dtype: str = "float32") -> "Recogniser":
-    """Loads a recogniser as `jaxasr.load` does, with weights and activations in `dtype`.
+    """Loads a recogniser as `jaxasr.load` does. `dtype` is a policy of `jaxasr.precision`.
 
     Example:
         ```python
@@ -93,21 +93,32 @@ def load(model: str, dtype: str = "float32") -> "Recogniser":
     """
     import jaxasr
 
-    return jaxasr.load(model, dtype=dtype)
+    return jaxasr.load(model, precision=dtype)
 
 
 def describe_weights(asr: "Recogniser") -> dict[str, Any]:
-    """Returns the name, file format, hash and number format of a recogniser's weights.
+    """Returns the name, file format and hash of the weights, and how the model computes.
+
+    In 16 bits this names the kernel of attention that runs on this device.
 
     Example:
         ```python
         describe_weights(jaxasr.load("tiny.en"))["name"]  # "tiny.en"
         ```
     """
+    import jax.numpy as jnp
+
+    from jaxasr.fused_attention import chosen_kernel
+    from jaxasr.precision import precision_name
+
     checkpoint = asr.checkpoint
-    return {
+    description = {
         "name": checkpoint.name,
         "format": checkpoint.format,
         "sha256": checkpoint.sha256,
-        "dtype": asr.config.dtype,
+        "dtype": precision_name(asr.config),
     }
+    if jnp.dtype(asr.config.product_dtype).itemsize > 2:
+        return description
+    # Only attention in 16 bits has a choice of kernels.
+    return description | {"attention_kernel": chosen_kernel(asr.config)}

@@ -10,10 +10,11 @@ from jaxasr.cache import Memory as Memory
 from jaxasr.config import SIZES as SIZES, Config as Config
 from jaxasr.generate import Generation as Generation, generate as generate
 from jaxasr.generated_text import GeneratedText as GeneratedText
+from jaxasr.loading import load as load
 from jaxasr.meshes import make_mesh as make_mesh
 from jaxasr.model import Whisper as Whisper
 from jaxasr.options import Options as Options
-from jaxasr.recogniser import Recogniser as Recogniser, load as load
+from jaxasr.recogniser import Recogniser as Recogniser
 from jaxasr.rules import Rules as Rules, rules_for as rules_for
 from jaxasr.taps import (
     At as At,

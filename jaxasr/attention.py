@@ -1,22 +1,20 @@
 """Computes multi-head attention. Edits and readouts reach every intermediate value."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxasr import cpu_kernels
+from jaxasr import cpu_kernels, fused_attention
 from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
+from jaxasr.fused_attention import KeysOrValues, Mask, Queries
 from jaxasr.taps import Tap
-
-# Axes: B batch, H heads, T query time, S key time, Dh width of a head.
-KeysOrValues = Float[Array, "B H S Dh"]
-Queries = Float[Array, "B H T Dh"]
-Mask = Bool[Array, "B 1 T S"]
 
 # Fewest inputs of a linear layer whose sums need a more exact kernel.
 _MIN_EXACT_INPUTS = 512
@@ -34,11 +32,35 @@ def linear(
         n_in,
         n_out,
         use_bias=use_bias,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
         dot_general=dot_general,
         rngs=rngs,
+        **product_options(config),
     )
+
+
+def product_options(config: Config) -> dict[str, Any]:
+    """Returns the options of a Flax layer that multiplies in the dtypes of `config`."""
+    options = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+    if config.products is None:
+        return options
+    # The sum stays in `dtype`. Casting the kernel to `dtype` first, as Flax does, would copy it.
+    promote = _PromoteForProduct(config.product_dtype)
+    return options | {"promote_dtype": promote, "preferred_element_type": config.dtype}
+
+
+@dataclasses.dataclass(frozen=True)
+class _PromoteForProduct:
+    """Casts the inputs and the kernel of a layer to `product_dtype`, and its bias to `dtype`."""
+
+    product_dtype: str
+
+    def __call__(
+        self, arrays: tuple[Array, Array, Array | None], *, dtype: Any, **options: Any
+    ) -> tuple[Array, Array, Array | None]:
+        del options
+        x, kernel, bias = arrays
+        bias = None if bias is None else bias.astype(dtype)
+        return x.astype(self.product_dtype), kernel.astype(self.product_dtype), bias
 
 
 class Attention(nnx.Module):
@@ -51,14 +73,22 @@ class Attention(nnx.Module):
         self.value = project()
         self.out = project()
         self.n_head = n_head
+        self.product_dtype = config.product_dtype
+        self.kernel = config.attention_kernel
 
     def split_heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H Dh"]:
         """Splits the axis of the model's width into heads."""
         return x.reshape(*x.shape[:-1], self.n_head, -1)
 
     def keys_values(self, x: Float[Array, "B S D"]) -> tuple[KeysOrValues, KeysOrValues]:
-        """Returns the keys and values of `x`, with the head axis before the time axis."""
-        k, v = self.split_heads(self.key(x)), self.split_heads(self.value(x))
+        """Returns the keys and values of `x`, with the head axis before the time axis.
+
+        Only products read them, so they have the dtype of products.
+        """
+        k, v = (
+            self.split_heads(project(x)).astype(self.product_dtype)
+            for project in (self.key, self.value)
+        )
         return _swap_time_and_heads(k), _swap_time_and_heads(v)
 
     def __call__(
@@ -85,9 +115,15 @@ class Attention(nnx.Module):
         """
         # Edits receive `q` and `z` with the time axis before the heads, einsum needs the reverse.
         q = _swap_time_and_heads(tap("q", self.split_heads(self.query(x))))
-        attend = _attend_explicitly if tap.touches("scores", "pattern") else _attend_fused
-        z = attend(q, k, v, mask, functools.partial(tap, keys=key_positions))
-        z = tap("z", _swap_time_and_heads(z))
+        q = q.astype(self.product_dtype)
+        tap_keys = functools.partial(tap, keys=key_positions)
+        if tap.touches("scores", "pattern"):
+            z = _attend_explicitly(q, k, v, mask, tap_keys, x.dtype)
+        elif mask is None:
+            z = fused_attention.attend(q, k, v, self.kernel)
+        else:
+            z = fused_attention.attend_by_xla(q, k, v, mask)
+        z = tap("z", _swap_time_and_heads(z).astype(x.dtype))
         return self.out(z.reshape(x.shape))
 
 
@@ -144,35 +180,16 @@ def _swap_time_and_heads(x: Float[Array, "B X Y Dh"]) -> Float[Array, "B Y X Dh"
     return jnp.swapaxes(x, 1, 2)
 
 
-def _softmax(scores: Float[Array, "B H T S"], mask: Mask | None) -> Float[Array, "B H T S"]:
-    # float32 or wider, as in openai/whisper, because the sum would lose digits in 16 bits.
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf), axis=-1)
-
-
-def _compute_scores(q: Queries, k: KeysOrValues) -> Float[Array, "B H T S"]:
-    return jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k)
-
-
-def _attend(q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None) -> Queries:
-    return jnp.einsum("bhts,bhsd->bhtd", _softmax(_compute_scores(q, k), mask).astype(q.dtype), v)
-
-
 def _attend_explicitly(
-    q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
+    q: Queries,
+    k: KeysOrValues,
+    v: KeysOrValues,
+    mask: Mask | None,
+    tap: Callable[..., Array],
+    dtype: Any,
 ) -> Queries:
-    """Computes attention, and edits and records its scores and its pattern."""
-    scores = tap("scores", _compute_scores(q, k))
+    """Computes attention, and edits and records its scores and its pattern in `dtype`."""
+    scores = tap("scores", fused_attention.compute_scores(q, k).astype(dtype))
     # The mask comes after the edit, so that no edit can make a token attend to its future.
-    pattern = tap("pattern", _softmax(scores, mask).astype(q.dtype))
-    return jnp.einsum("bhts,bhsd->bhtd", pattern, v)
-
-
-def _attend_fused(
-    q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
-) -> Queries:
-    """Computes what `_attend_explicitly` computes, without arrays of scores and patterns."""
-    del tap
-    if mask is not None or q.shape[2] < cpu_kernels.MIN_LONG_QUERIES:
-        return _attend(q, k, v, mask)
-    return cpu_kernels.attend(q, k, v, default=functools.partial(_attend, mask=None))
+    pattern = tap("pattern", fused_attention.softmax(scores, mask).astype(dtype))
+    return jnp.einsum("bhts,bhsd->bhtd", pattern.astype(q.dtype), v)

@@ -12,6 +12,9 @@ N_MEL_FRAMES = N_SAMPLES // HOP  # 3,000 mel frames in a window
 SAMPLES_PER_FRAME = 2 * HOP  # 320 samples per encoder frame, because conv2 has stride 2
 FRAMES_PER_S = SAMPLE_RATE // SAMPLES_PER_FRAME  # 50 encoder frames per second, 20 ms each
 
+# Values of `Config.attention_kernel`. "auto" chooses one of the others by device and dtype.
+ATTENTION_KERNELS = ("auto", "xla", "cudnn", "splash")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -34,10 +37,14 @@ class Config:
         dtype: dtype of activations.
         param_dtype: dtype of weights.
         tied: whether the unembedding is the token embedding, as in every released model.
+        products: dtype to which the inputs of matrix products are rounded; None: `dtype`.
+        float32_products: precision of float32 products on an accelerator: "highest" or "high".
+        attention_kernel: kernel of attention without a mask, for which no score or pattern is
+            edited or read: "auto", "xla", "cudnn" or "splash" (see `jaxasr.fused_attention`).
 
     Raises:
-        ValueError: encoder and decoder differ in width, or a number of heads does not divide the
-            width.
+        ValueError: encoder and decoder differ in width, a number of heads does not divide the
+            width, or an unknown `float32_products` or `attention_kernel`.
 
     Example:
         >>> jaxasr.SIZES["large-v3-turbo"].n_text_layer
@@ -57,6 +64,9 @@ class Config:
     dtype: str = "float32"
     param_dtype: str = "float32"
     tied: bool = True
+    products: str | None = None
+    float32_products: str = "highest"
+    attention_kernel: str = "auto"
 
     def __post_init__(self) -> None:
         if self.n_audio_state != self.n_text_state:
@@ -72,6 +82,13 @@ class Config:
                 raise ValueError(
                     f"n_{stack}_head: expected a divisor of n_{stack}_state {width}, got {n_head}."
                 )
+        _check_choice("float32_products", self.float32_products, ("highest", "high"))
+        _check_choice("attention_kernel", self.attention_kernel, ATTENTION_KERNELS)
+
+    @property
+    def product_dtype(self) -> str:
+        """Dtype to which the inputs of matrix products are rounded."""
+        return self.products or self.dtype
 
     @property
     def n_mel_frames(self) -> int:
@@ -86,6 +103,12 @@ class Config:
     def replace(self, **changes: Any) -> "Config":
         """Returns a config with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        expected = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}: expected one of {expected}, got {value!r}.")
 
 
 def _make_config(

@@ -255,9 +255,8 @@ class DecodingSession:
         """
         config = self.model.config
         d_head = config.n_text_state // config.n_text_head
-        cache = Cache.empty(
-            config.n_text_layer, batch, config.n_text_head, size, d_head, config.dtype, past_class
-        )
+        shape = config.n_text_layer, batch, config.n_text_head, size, d_head
+        cache = Cache.empty(*shape, config.product_dtype, past_class)
         if isinstance(self.blocks, tuple):
             return dataclasses.replace(cache, past=unstack(cache.past))
         return cache

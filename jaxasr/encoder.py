@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxasr import cpu_kernels
+from jaxasr.attention import product_options
 from jaxasr.blocks import gelu, layer_norm, stacked_blocks
 from jaxasr.config import Config
 from jaxasr.stack import run_stack
@@ -101,9 +102,8 @@ def _make_conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rng
         # last frame.
         padding=((1, 1),),
         conv_general_dilated=convolve,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
         rngs=rngs,
+        **product_options(config),
     )
 
 

@@ -11,7 +11,6 @@ from jaxasr.cache import Memory
 from jaxasr.decoding import Generation as Generation, LogitFilter, Request, Settings
 from jaxasr.inputs import Tokens
 from jaxasr.mesh_generation import generate_on_mesh
-from jaxasr.meshes import resolve_mesh
 from jaxasr.model import Whisper
 from jaxasr.sampling import sample
 from jaxasr.taps import Edits, is_traced
@@ -99,9 +98,7 @@ def generate(
                 "mesh: not defined with a leader, an axis name or a beam search. Leave these out, "
                 "or leave out mesh."
             )
-        return generate_on_mesh(
-            model, memory, prompt, settings, resolve_mesh(mesh), temperature, key, recordings
-        )
+        return generate_on_mesh(model, memory, prompt, settings, mesh, temperature, key, recordings)
     if beam_size is None:
         request = Request.from_arguments(model, memory, prompt, settings)
         return sample(

@@ -18,6 +18,7 @@ from jaxasr.meshes import (
     axes_of_memory,
     axis_size,
     place_parameters,
+    resolve_mesh,
     size_per_device,
     specs_of,
 )
@@ -43,7 +44,9 @@ def generate_on_mesh(
     Returns:
         A `Generation` of NumPy arrays.
     """
-    n_rows, n_devices = len(prompt), axis_size(mesh, DATA)
+    resolved = resolve_mesh(mesh)
+    assert resolved is not None  # because `mesh` is one
+    mesh, n_rows, n_devices = resolved, len(prompt), axis_size(resolved, DATA)
     per_device = size_per_device(n_rows, n_devices, n_rows) if recordings is None else recordings
     _check_edits(model, settings, np.shape(prompt)[1], per_device, n_rows)
     model = place_parameters(model, mesh)

@@ -14,6 +14,7 @@ from jaxasr.config import Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
 from jaxasr.inputs import Mel, Tokens, check_mel, check_positions, check_tokens
+from jaxasr.precision import precision_name
 from jaxasr.stack import MAX_UNROLLED_LAYERS, n_layers, unstack_once
 from jaxasr.taps import Edits, Readout, check_taps
 
@@ -58,7 +59,7 @@ class Whisper(nnx.Module):
         heads = "+".join(str(n) for n in dict.fromkeys((c.n_audio_head, c.n_text_head)))
         return (
             f"{c.n_audio_layer}+{c.n_text_layer} layers, width {c.n_audio_state}, {heads} heads, "
-            f"{self.n_parameters / 1e6:.1f} M parameters, {c.dtype}"
+            f"{self.n_parameters / 1e6:.1f} M parameters, {precision_name(c)}"
         )
 
     def encode(
@@ -164,13 +165,15 @@ class Whisper(nnx.Module):
 
 
 def full_precision(model: Whisper) -> Any:
-    """Returns a context that computes float32 products in full float32 precision.
+    """Returns a context that sets the precision of float32 products.
 
-    By default, accelerators multiply float32 matrices in TF32 or bfloat16. A bfloat16 model keeps
-    this default.
+    By default, accelerators multiply float32 matrices in TF32 or bfloat16. "highest" is full
+    float32 precision. "high" is a sum of three bfloat16 products on a TPU, half of the work of
+    "highest". A bfloat16 model keeps the default.
     """
+    config = model.config
     return jax.default_matmul_precision(
-        "default" if model.config.dtype == "bfloat16" else "highest"
+        "default" if config.dtype == "bfloat16" else config.float32_products
     )
 
 

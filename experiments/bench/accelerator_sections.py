@@ -122,7 +122,7 @@ def transcribe(job: Job) -> Iterator[Figure]:
     from experiments.bench import contenders, flops
 
     job = prepare(job)
-    classes = {"jaxasr": contenders.JaxasrContender}
+    classes: dict[str, Any] = {"jaxasr": contenders.JaxasrContender}
     if measures_torch(job):
         classes["torch"] = contenders.TorchContender
     workers = {}

@@ -70,6 +70,8 @@ def sweep(job: Job, kind: str) -> Iterator[Figure]:
 
 def many(job: Job) -> Iterator[Figure]:
     """Measures a sweep over all heads of one and of several recordings, and attribution."""
+    import jax.numpy as jnp
+
     from experiments.bench import models
     from interventions import Run, attribution, logit_diff, sweep as run_sweep
 
@@ -79,7 +81,7 @@ def many(job: Job) -> Iterator[Figure]:
     for n in (1, len(mels) // 2):
         tokens = np.tile(np.array(job["tokens"][:N_TOKENS], np.int32), (n, 1))
         runs = [  # target and source
-            Run(mel=mels[start : start + n], tokens=tokens).encode(model)
+            Run(mel=mels[start : start + n], tokens=jnp.asarray(tokens)).encode(model)
             for start in (0, len(mels) // 2)
         ]
         size = model.config.n_text_layer * model.config.n_text_head * n
@@ -121,11 +123,12 @@ def capture(job: Job) -> Iterator[Figure]:
 
     n = min(8, len(np.load(job["mels"])))
     job = {**job, "batch": n, "tokens": [job["tokens"][:32]] * n}
-    classes = {"jaxasr": readers.JaxasrReader}
+    classes: dict[str, Any] = {"jaxasr": readers.JaxasrReader}
     if measures_torch(job):
         classes["torch"] = readers.TorchReader
     for who, reader_class in classes.items():
         reader = reader_class(job)
         for case in readers.CASES:
-            first, *rest = (reader.run(case)["seconds"] for _ in range(4))
+            times: list[Any] = [reader.run(case)["seconds"] for _ in range(4)]
+            first, *rest = times
             yield {"who": who, "case": case, "first_s": first, "seconds": statistics.median(rest)}

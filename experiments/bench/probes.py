@@ -3,11 +3,11 @@
 Both libraries fit the same rows in the same folds.
 """
 
+import functools
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +17,9 @@ import zarr
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import activations, machine, options, sklearn_probes
+from experiments.bench import activations, device_probes, machine, options, sklearn_probes
 from experiments.bench.activations import Activations
+from experiments.bench.device_probes import timed
 from experiments.bench.models import Job
 from experiments.bench.worker import Worker, peak_rss, reset_peak_rss
 from interventions.storage.provenance import commit
@@ -109,18 +110,6 @@ def _fit(X: Any, y: np.ndarray, n_seeds: int, groups: np.ndarray | None = None) 
     return interventions.fit_probes(
         X, y, groups, penalties=PENALTIES, folds=FOLDS, seeds=range(n_seeds)
     )
-
-
-def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    """Returns the seconds and the result of a call.
-
-    Example:
-        >>> timed(max, 1, 2)[1]
-        2
-    """
-    start = time.perf_counter()
-    value = call(*arguments)
-    return time.perf_counter() - start, value
 
 
 def compare_fits(
@@ -227,6 +216,9 @@ def main(
     scaling: Annotated[
         bool, typer.Option(help="Measure sizes up to 33 layers, 5,000 rows and 1,280 features.")
     ] = True,
+    on_device: Annotated[
+        bool, typer.Option(help="Measure the path of an accelerator too, also on a CPU.")
+    ] = False,
     model: options.Model = "tiny.en",
     recordings: Annotated[
         int, typer.Option(help="Recordings. Each is used clean and with three levels of noise.")
@@ -258,6 +250,12 @@ def main(
         )
         results[name] = {"load": machine.load_average(), **numbers}
         console.print(table(name, results[name]))
+        if on_device:
+            numbers = device_probes.measure(
+                functools.partial(_fit, case.X, case.y, shape[3], case.groups), rounds
+            )
+            results[name]["device_path"] = numbers
+            console.print("path of an accelerator:", numbers)
     if scaling:
         points = [_measure_scaling(point) for point in ((QUICK,) if quick else SCALING)]
         results["scaling"] = {"points": points}

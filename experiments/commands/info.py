@@ -61,8 +61,10 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
     """
     import dataclasses
 
+    from jaxasr.precision import precision_fields
+
     config, weights = _read_config(model)
-    config = config.replace(dtype=dtype, param_dtype=dtype)
+    config = config.replace(**precision_fields(dtype))
     if n_tokens > config.n_text_ctx:
         raise ValueError(
             f"--tokens: expected at most {config.n_text_ctx}, the decoder's context, "
@@ -73,7 +75,7 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
         "model": model,
         "config": dataclasses.asdict(config),
         "n_parameters": n_parameters,
-        "parameter_bytes": n_parameters * ITEM_BYTES[dtype],
+        "parameter_bytes": n_parameters * ITEM_BYTES[config.param_dtype],
         "weights": weights,
         "compiled_programs": describe_cache(),
         "sites": _describe_sites(config, batch, n_tokens),
@@ -208,7 +210,7 @@ def _format_cache(cache: dict[str, Any] | None) -> str:
 
     if cache is None:
         return "no programs are saved"
-    saved = f"{cache['path']} ({cache['programs']} programs, {_format_bytes(cache['bytes'])})"
+    saved = f"{cache['path']} ({cache['programs']} programs, {format_bytes(cache['bytes'])})"
     return saved if cache["can_read"] else f"{saved}. {NEVER_READ}"
 
 

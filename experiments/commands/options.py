@@ -8,9 +8,11 @@ import typer
 
 
 class Dtype(enum.StrEnum):
-    """Number format of weights and activations."""
+    """Number format: a policy of `jaxasr.precision`."""
 
     float32 = "float32"
+    high = "high"
+    mixed = "mixed"
     bfloat16 = "bfloat16"
 
 
@@ -36,7 +38,7 @@ StartOption = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", help="Number format of weights and activations.")
+    Dtype, typer.Option("--dtype", help="Number format. docs/precision.md compares the four.")
 ]
 DeviceOption = Annotated[
     Device | None,

@@ -125,7 +125,7 @@ class ForwardPasses:
         return ""
 
     def encode_transcript(self, text: str) -> list[int]:
-        """Returns the token ids of a transcript, after a space as in generated text."""
+        """Returns the token ids of a transcript, with the space that starts generated texts."""
         return self.asr.tokenizer.encode(f" {text.strip()}")
 
     def _kept_steps(self, lengths: Sequence[int], bucket: int, limit: int) -> int:

@@ -19,14 +19,9 @@ from jaxtyping import Array, Float, Int
 from interventions.effects import row_bytes
 from interventions.forward import positions_of
 from interventions.metrics import LogitDiff
+from interventions.patching import row_chunks
 from interventions.patching.axes import axes_of_run
-from interventions.patching.row_chunks import (
-    RowChunks,
-    Rows,
-    encode_rows,
-    rows_that_fit,
-    select_rows,
-)
+from interventions.patching.row_chunks import RowChunks, Rows, encode_rows, select_rows
 from interventions.run import Run
 from interventions.scored_tokens import check_tokens
 from interventions.scoring import scored_position
@@ -34,6 +29,7 @@ from jaxasr import compiled
 from jaxasr.attention import Attention
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.decoder import Decoder
+from jaxasr.inputs import check_mel
 from jaxasr.meshes import DATA, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import merge, reduce, select
@@ -131,8 +127,10 @@ def direct_logit_attribution(
     # `scored_position` reads only the position of a metric, so the token ids are zeros.
     metric = LogitDiff(jnp.zeros(2, jnp.int32), position)
     column = scored_position(metric, jnp.shape(run.tokens)[1])
+    if run.mel is not None:
+        check_mel(model.config, run.mel)
     mesh, n_bytes = resolve_mesh(mesh), row_bytes.direct_logits(model.config, column + 1)
-    chunks = RowChunks.of(run.batch, rows_that_fit(n_bytes), mesh, recordings)
+    chunks = RowChunks.of(run.batch, row_chunks.rows_that_fit(n_bytes), mesh, recordings)
     model = place_parameters(model, mesh)
 
     def split_rows(rows: Rows) -> dict[str, Array]:

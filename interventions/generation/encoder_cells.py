@@ -28,6 +28,7 @@ from jaxasr import compiled
 from jaxasr.cache import Memory
 from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
+from jaxasr.inputs import check_mel
 from jaxasr.meshes import CELLS, DATA, axis_size, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits
@@ -90,12 +91,12 @@ def generate_encoder_cells(
         )
         ```
     """
-    mesh, prompt, axis = (
-        resolve_mesh(mesh),
+    mel, prompt, mesh = (
+        check_mel(model.config, mel),
         np.asarray(prompt, np.int32),
-        row_axis(edits_of, len(mel)),
+        resolve_mesh(mesh),
     )
-    cell_edits = CellEdits.of(cells, edits_of)
+    cell_edits, axis = CellEdits.of(cells, edits_of), row_axis(edits_of, len(mel))
     n_tokens = prompt.shape[1] + options["max_new_tokens"]
     plan = EncoderCellPlan.of(
         model.config, cell_edits, cells, len(mel), n_tokens, budget, batch, mesh, recordings
@@ -142,7 +143,7 @@ class _CellEncoder:
         mel = jnp.asarray(self.mel[rows])
         if self.plan.site is None:
             return mel, None, value
-        run = Run(tokens=self.prompt[rows], mel=mel)
+        run = Run(tokens=jnp.asarray(self.prompt[rows]), mel=mel)
         _, acts = encode_rows(self.model, run, self.mesh, RESIDUAL_SITES)
         return None, (acts[RESIDUAL_SITES[0]], acts[RESIDUAL_SITES[1]]), value
 

@@ -33,7 +33,11 @@ def value_of_rows(
     edits_of: MakeEdits | None, axis: int | None, rows: Int[np.ndarray, "R"]
 ) -> Array | None:
     """Selects the rows of the value of an `AtCell`; None if all recordings share the value."""
-    return None if axis is None else jnp.take(_edit(edits_of).value, rows, axis)
+    if axis is None:
+        return None
+    value = _edit(edits_of).value
+    assert not isinstance(value, FromRow)  # `row_axis` returns None for it
+    return jnp.take(value, rows, axis)
 
 
 def with_value(cells: CellEdits, value: Array | None) -> CellEdits:

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from interventions.generation.cells import Ids
 from interventions.generation.decoding_bytes import decoding_bytes
 from interventions.patching.row_chunks import RowChunks, Rows, encode_rows, rows_that_fit
 from interventions.patching.workload import encoder_bytes
@@ -32,7 +33,7 @@ def encode_recordings(model: Whisper, mel: Mel, mesh: Mesh | None) -> Memory:
 
     def encode(rows: Rows) -> Memory:
         # The encoder reads no tokens.
-        run = Run(tokens=np.zeros((len(rows), 1), np.int32), mel=jnp.asarray(mel[rows]))
+        run = Run(tokens=jnp.zeros((len(rows), 1), jnp.int32), mel=jnp.asarray(mel[rows]))
         return encode_rows(model, run, mesh)[0].encoded_memory
 
     if len(list(chunks)) == 1 and mesh is None:
@@ -43,7 +44,7 @@ def encode_recordings(model: Whisper, mel: Mel, mesh: Mesh | None) -> Memory:
 
 
 def _move_rows(memory: Memory, source: int, destination: int) -> Memory:
-    numpy = np if isinstance(memory.xa, np.ndarray) else jnp
+    numpy: Any = np if isinstance(memory.xa, np.ndarray) else jnp
     k, v = (numpy.moveaxis(x, source, destination) for x in (memory.k, memory.v))
     return Memory(memory.xa, k, v)
 
@@ -51,7 +52,7 @@ def _move_rows(memory: Memory, source: int, destination: int) -> Memory:
 def generate_unedited(
     model: Whisper,
     audio: Memory | Mel,
-    prompt: Int[np.ndarray, "B T0"],
+    prompt: Ids,
     *,
     mesh: Mesh | None,
     recordings: int | None,
@@ -88,7 +89,7 @@ def generate_unedited(
         if isinstance(audio, Memory):
             memory = audio if len(rows) == len(prompt) else audio.rows(rows)
         else:
-            run = Run(tokens=prompt[rows], mel=jnp.asarray(audio[rows]))
+            run = Run(tokens=jnp.asarray(prompt[rows]), mel=jnp.asarray(audio[rows]))
             memory = encode_rows(model, run, mesh)[0].encoded_memory
         return compiled.call_on_mesh(
             mesh,

@@ -73,17 +73,18 @@ class RecordingChunk:
                 residuals=_residuals(acts) if encoder_resumes else None,
                 values=values,
                 metric=metric,
-                values_axis=int(work.grid.site in sites.LAYERED),
+                recording_axis_of_values=int(work.grid.site in sites.LAYERED),
             ),
             target.decoded.metric,
             None if source is None else source.decoded.metric,
         )
 
     def dispatch(self, chunks: Sequence[CellChunk]) -> Deferred:
-        """Starts to compute chunks of one program, each on another device along "cells".
+        """Starts to compute chunks with one program. Each device of the mesh axis "cells" gets one.
 
         Returns:
-            A function that waits for the metrics [R, chunks, K, P].
+            A function that waits for the metrics [R, chunks, K, P], of R recordings and, per chunk,
+            of K cells at each of P edited positions.
         """
         n_devices = axis_size(self.plan.mesh, CELLS)
         padded = [*chunks, *[chunks[-1]] * (n_devices - len(chunks))]
@@ -102,13 +103,13 @@ class RecordingChunk:
             program, model = programs.resumed_decoder_cells, plan.decoder.frozen
             options |= {
                 "has_positions": "position" in work.grid.coords,
-                "position_local": work.position_local,
+                "changes_one_position": work.changes_one_position,
                 "layers_above": first.layers_above,
             }
         else:
             program = programs.whole_decoder_cells if work.in_decoder else programs.encoder_cells
             model = plan.decoder.model
-            options["scored"] = work.scored
+            options["scored_position"] = work.scored_position
         metrics = compiled.call_on_mesh(
             plan.mesh,
             program,

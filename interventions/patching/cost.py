@@ -101,7 +101,7 @@ def _batch_flops(work: Workload, layer: int, batch: DecoderBatch) -> float:
     c, per_token = work.config, _token_flops(work.config)
     after_edit = _token_flops(c, work.grid.site.removeprefix("decoder."))
     n_columns, kv_flops = len(batch.edited), 4 * c.n_text_state**2
-    edited_rows = n_columns if work.position_local else batch.n_rows
+    edited_rows = n_columns if work.changes_one_position else batch.n_rows
     layers_between = max(0, c.n_text_layer - 2 - layer)
     # The last layer computes keys and values for every row, and everything else only for the
     # scored row of each column.
@@ -112,7 +112,7 @@ def _batch_flops(work: Workload, layer: int, batch: DecoderBatch) -> float:
         + (last_layer_flops if batch.layers_above else 0)
     )
     before_edit = per_token - after_edit
-    if work.position_local:
+    if work.changes_one_position:
         before_edit -= kv_flops  # stored, because the edit does not change them
     n_chunks = -(-work.cells_per_position // batch.cells_per_chunk)  # rounded up
     return n_chunks * edited_rows * before_edit + work.cells_per_position * per_cell
@@ -126,7 +126,7 @@ def _cell_flops(work: Workload, layer: int | None) -> float:
         layer: the edited layer; None if the cell edits all layers.
     """
     c = work.config
-    decoder_flops = _token_flops(c) * (work.scored + 1) * c.n_text_layer
+    decoder_flops = _token_flops(c) * (work.scored_position + 1) * c.n_text_layer
     if work.in_decoder:
         return decoder_flops
     first_layer = (layer or 0) if work.resumes else 0

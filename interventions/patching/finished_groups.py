@@ -107,7 +107,7 @@ def _digest(plan: Plan) -> str:
         "order": list(grid.coords),
         "frames": grid.frames,
     }
-    computation = {"scored": plan.work.scored, "reuse": plan.work.reuse}
+    computation = {"scored": plan.work.scored_position, "reuse": plan.work.reuse}
     model = {"config": plan.model.config, "weights": jax.tree.leaves(plan.model)}
     return fingerprint(
         model=model,

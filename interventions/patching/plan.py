@@ -28,8 +28,8 @@ class Plan:
         source: the run that patched-in activations come from; None if they are zeros, noise or
             means of the target, or if the caller gave an edit.
         averages_target: whether the patched-in activations are means of the target.
-        edit: the edit that is placed at every cell. The value of a patch from a run is None until
-            the run is computed.
+        edit: the edit that is placed at every cell. If it patches activations of a run in,
+            its value is None until that run is computed.
         metric: the metric of the patched logits.
         decoder: the decoder that runs passes without an edit.
         encoder_sites: sites of the encoder whose unedited activations the cells need.

@@ -57,14 +57,14 @@ def resumed_decoder_cells(
     *,
     site: str,
     has_positions: bool,
-    position_local: bool,
+    changes_one_position: bool,
     layers_above: int,
 ) -> Float[Array, "R K P"]:
     """Computes the metric of decoder cells that resume from activations of the unedited target."""
     model, blocks = unfreeze(frozen)
     rows: PackedRows = jax.tree.map(lambda x: x[0], batch.rows)
     when = None
-    if has_positions and not position_local:
+    if has_positions and not changes_one_position:
         # The rows of a column are different positions, and only the first is edited. The mask of
         # rows lies along the position axis of the site.
         shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
@@ -86,7 +86,7 @@ def resumed_decoder_cells(
             recording.trace,
             rows,
             batch.layer[0],
-            position_local,
+            changes_one_position,
             layers_above,
         )
         x = decoder.scored_residuals(edits_of, batch.cells)
@@ -109,7 +109,7 @@ def whole_decoder_cells(
     edit: Edit,
     *,
     site: str,
-    scored: int,
+    scored_position: int,
 ) -> Float[Array, "R K 1"]:
     """Computes the metric of decoder cells. Each cell is a whole decoder pass."""
 
@@ -119,7 +119,7 @@ def whole_decoder_cells(
 
         def score_cell(cell: Cell) -> Array:
             edits = {site: place_at(placed, cell, *frames)}
-            return score_edited(model, recording.tokens, memory, edits, scored, metric)
+            return score_edited(model, recording.tokens, memory, edits, scored_position, metric)
 
         return jax.vmap(score_cell)(batch.cells)[:, None]
 
@@ -135,7 +135,7 @@ def encoder_cells(
     edit: Edit,
     *,
     site: str,
-    scored: int,
+    scored_position: int,
 ) -> Float[Array, "R K 1"]:
     """Computes the metric of encoder cells.
 
@@ -152,7 +152,9 @@ def encoder_cells(
             else:
                 assert recording.mel is not None
                 memory = model.encode(recording.mel, edits)[0]
-            return score_memory(model, recording.tokens, memory, scored, recording.metric.first)
+            return score_memory(
+                model, recording.tokens, memory, scored_position, recording.metric.first
+            )
 
         if len(jax.tree.leaves(batch.cells)[0]) == 1:
             # Without `vmap`, a single cell runs the kernels of an ordinary pass.

@@ -35,7 +35,7 @@ class Recordings:
         residuals: unedited residuals that encoder cells resume from, if they resume.
         values: patched-in activations, [L, R, ...] or [R, ...]; None if the edit needs none.
         metric: the metric of every recording.
-        values_axis: the axis of recordings of `values`.
+        recording_axis_of_values: the axis of `values` along which the recordings lie.
     """
 
     tokens: Int[Array, "R T"]
@@ -46,7 +46,7 @@ class Recordings:
     residuals: Residuals | None
     values: Array | None
     metric: StackedMetric
-    values_axis: int = pytrees.field(pytree_node=False, default=0)
+    recording_axis_of_values: int = pytrees.field(pytree_node=False, default=0)
 
     def axes(self) -> "Recordings":
         """Returns the axis of recordings of every array, as a tree of the same structure."""
@@ -57,10 +57,10 @@ class Recordings:
             "mel": jax.tree.map(lambda _: 0, self.mel),
             "trace": jax.tree.map(lambda _: 1, self.trace),
             "residuals": jax.tree.map(lambda _: 1, self.residuals),
-            "values": jax.tree.map(lambda _: self.values_axis, self.values),
+            "values": jax.tree.map(lambda _: self.recording_axis_of_values, self.values),
             "metric": jax.tree.map(lambda _: 0, self.metric),
         }
-        return Recordings(**axes, values_axis=self.values_axis)
+        return Recordings(**axes, recording_axis_of_values=self.recording_axis_of_values)
 
     def edit(self, template: Edit) -> Edit:
         """Returns the edit with the patched-in activations of these recordings."""

@@ -90,8 +90,9 @@ class ResumedDecoder:
         trace: unedited activations of the target.
         rows: the columns that cells compute, packed into R rows.
         edited_layer: index of the edited layer.
-        position_local: whether an edit changes no other position within the edited layer. If so,
-            the edited layer computes one position per column. Other rows use its stored outputs.
+        changes_one_position: whether an edit changes no other position within the edited layer.
+            If so, the edited layer computes one position per column. Other rows use its stored
+            outputs.
         layers_above: 0 if the edited layer is the last, 1 if only the last layer follows it, and 2
             if other layers may lie between.
     """
@@ -103,7 +104,7 @@ class ResumedDecoder:
     trace: UneditedTrace
     rows: PackedRows
     edited_layer: Int[Array, ""]
-    position_local: bool = pytrees.field(pytree_node=False)
+    changes_one_position: bool = pytrees.field(pytree_node=False)
     layers_above: int = pytrees.field(pytree_node=False)
 
     def scored_residuals(
@@ -112,8 +113,8 @@ class ResumedDecoder:
         """Computes the last layer's residual at the scored position, per cell and column."""
         x = self._run_edited_layer(edits_of, cells)
         if not self.layers_above:
-            return x if self.position_local else x[:, self.rows.scored_rows]
-        if self.position_local:
+            return x if self.changes_one_position else x[:, self.rows.scored_rows]
+        if self.changes_one_position:
             stored = self.trace.post[self.edited_layer][:, self.rows.positions]
             # `first_rows` is R for padding columns. R is out of bounds, so "drop" skips them.
             x = jnp.repeat(stored, len(x), 0).at[:, self.rows.first_rows].set(x, mode="drop")
@@ -124,14 +125,15 @@ class ResumedDecoder:
     def _run_edited_layer(
         self, edits_of: Callable[[Cell], Edits], cells: Any
     ) -> Float[Array, "K R D"]:
-        """Runs the edited layer for all rows; if `position_local`, for each column's first row.
+        """Runs the edited layer for all rows.
 
+        With `changes_one_position`, runs it only for the first row of each column.
         Activations that no edit changes are computed once for all K cells.
         """
         rows, stored_positions = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
         # `edited_layer` is traced, so it cannot index the tuple of unstacked layers.
         block, k, v, *stored = self._layer_weights(self.edited_layer, unstacked=False)
-        if self.position_local:
+        if self.changes_one_position:
             positions, past = jnp.asarray(rows.first_positions)[None], StoredOnly(*stored)
             keys, mask = stored_positions, causal_mask(positions, stored_positions)
         else:

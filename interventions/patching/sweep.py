@@ -242,7 +242,7 @@ def _labelled(plan: Plan, values: SweepValues) -> xr.DataArray:
     attrs: dict[str, Any] = {
         "site": grid.site,
         "metric": type(plan.metric).__name__,
-        "scored_position": plan.work.scored,
+        "scored_position": plan.work.scored_position,
     }
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / FRAMES_PER_S

@@ -18,10 +18,10 @@ def score_residual(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Fl
 
 
 def score_memory(
-    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, scored: int, metric: Metric
+    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, scored_position: int, metric: Metric
 ) -> Float[Array, ""]:
     """Computes the metric of an unedited decoder that attends to `memory`."""
-    x, _ = _residual(model, tokens, memory, {}, scored)
+    x, _ = _residual(model, tokens, memory, {}, scored_position)
     return score_residual(model, x, metric)
 
 
@@ -30,25 +30,25 @@ def score_edited(
     tokens: Int[Array, "1 T"],
     memory: Memory,
     edits: Edits,
-    scored: int,
+    scored_position: int,
     metric: Metric,
 ) -> Float[Array, ""]:
     """Computes the metric under edits of any decoder sites, final norm and logits included."""
-    x, tap = _residual(model, tokens, memory, edits, scored)
+    x, tap = _residual(model, tokens, memory, edits, scored_position)
     # The final norm and the logits are computed at the scored position only.
-    head_tap = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
+    head_tap = dataclasses.replace(tap, positions=tap.positions[:, scored_position:], acts={})
     logits = model.decoder.to_logits(x[:, None], head_tap)[:, 0]
     return metric(needed_logits(logits, metric))[0]
 
 
 def _residual(
-    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int
+    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored_position: int
 ) -> tuple[Float[Array, "1 D"], Tap]:
     """Computes the last layer's residual at the scored position.
 
     Later positions are not computed, because no position attends to a later one.
     """
-    tokens = tokens[:, : scored + 1]
-    positions = jnp.arange(scored + 1, dtype=jnp.int32)[None]
+    tokens = tokens[:, : scored_position + 1]
+    positions = jnp.arange(scored_position + 1, dtype=jnp.int32)[None]
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)
-    return x[:, scored], tap
+    return x[:, scored_position], tap

@@ -38,7 +38,7 @@ class Workload:
         grid: the grid of cells.
         n_examples: number of rows of the target.
         n_tokens: number of tokens per row.
-        scored: index of the position whose logits are scored.
+        scored_position: index of the position whose logits are scored.
         reuse: whether cells reuse unedited activations.
         budget: bytes for cells that are computed together; None for a size chosen for the device.
         recordings: recordings that a device computes together; None for a number chosen by
@@ -51,7 +51,7 @@ class Workload:
     grid: Grid
     n_examples: int
     n_tokens: int
-    scored: int
+    scored_position: int
     reuse: bool
     budget: int | None
     recordings: int | None = None
@@ -74,7 +74,7 @@ class Workload:
         return self.resumes and self.in_decoder
 
     @property
-    def position_local(self) -> bool:
+    def changes_one_position(self) -> bool:
         """Whether cells edit one position and, within the edited layer, change no other one."""
         changes_others = self.grid.site.endswith(_SITES_CHANGING_OTHER_POSITIONS)
         return "position" in self.grid.coords and not changes_others
@@ -144,7 +144,7 @@ def decoder_batches(work: Workload, layer: int) -> list[DecoderBatch]:
     last_layer = work.config.n_text_layer - 1
     # The layers above the edited one attend to the edited position. So does the edited layer, if
     # its edit changes other positions.
-    n_layers_attending = last_layer - layer + (not work.position_local)
+    n_layers_attending = last_layer - layer + (not work.changes_one_position)
     selected, columns = _select_columns(work, n_layers_attending)
     max_rows = max(1, memory_budget(work.budget) // row_bytes(work))
     n_cells = work.grid.nominal_n_cells("layer", "position")
@@ -177,8 +177,8 @@ def _select_columns(work: Workload, n_layers_attending: int) -> tuple[list[int],
         Indices of these positions in the grid, and the column of each.
     """
     if "position" not in work.grid.coords:
-        return [0], [np.arange(work.scored + 1)]
-    edited, scored = work.grid.coords["position"], work.scored
+        return [0], [np.arange(work.scored_position + 1)]
+    edited, scored = work.grid.coords["position"], work.scored_position
     selected = np.flatnonzero(edited <= scored if n_layers_attending else edited == scored).tolist()
     if n_layers_attending > 1:
         return selected, [np.arange(edited[i], scored + 1) for i in selected]
@@ -222,12 +222,13 @@ def row_bytes(work: Workload) -> int:
     """Estimates the peak bytes of one decoder row, from the float32 intermediates of one layer."""
     c = work.config
     # Attention scores of all heads over audio and text, and about 12 vectors of the model's width.
-    return 4 * (c.n_text_head * (c.n_audio_ctx + 2 * (work.scored + 1)) + 12 * c.n_text_state)
+    n_scores = c.n_text_head * (c.n_audio_ctx + 2 * (work.scored_position + 1))
+    return 4 * (n_scores + 12 * c.n_text_state)
 
 
 def cell_bytes(work: Workload) -> int:
     """Estimates the peak bytes of one cell that is a whole pass."""
-    decoder_bytes = (work.scored + 1) * row_bytes(work)
+    decoder_bytes = (work.scored_position + 1) * row_bytes(work)
     return decoder_bytes if work.in_decoder else encoder_bytes(work.config) + decoder_bytes
 
 

@@ -1,28 +1,21 @@
 """Plans encoding, generation, attribution and probes."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from interventions.effects.first_order import attribution
 from interventions.metrics import logit_diff
-from interventions.patching import programs
-from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
+from interventions.patching.row_chunks import encode_rows
 from interventions.planning.devices import PlannedDevice
 from interventions.planning.report import Report
-from interventions.planning.work import Work, mel_shape, run_shape
+from interventions.planning.work import Work, run_shape
 from interventions.probes.fit import fit_probes
 from interventions.run import Run
-from jaxasr import compiled
-from jaxasr.cache import Memory
 from jaxasr.config import Config
-from jaxasr.decoding import end_of_text, unrolls_layers
+from jaxasr.decoding import end_of_text
 from jaxasr.generate import generate
-from jaxasr.meshes import DATA
-from jaxasr.taps import select
 from jaxasr.weights.assemble import abstract_model
 
 # Steps of a solver per penalty that a plan assumes. The real number depends on the data.
@@ -46,21 +39,12 @@ def plan_encode(config: Config, device: PlannedDevice, n_windows: int = 1) -> Re
     """
     work = Work(f"encode {n_windows} windows", config, device)
     n_windows = device.n_devices * -(-n_windows // device.n_devices)
-    mesh, n_layers = device.mesh(n_windows), config.n_text_layer
-    stacked = Memory(0, (0,) * n_layers, (0,) * n_layers)  # pyright: ignore
-
-    def run(model: Any, mel: Any) -> None:
-        compiled.call_on_mesh(
-            mesh,
-            programs.encode,
-            model,
-            mel,
-            select(),
-            specs=(P(), P(DATA), P()),
-            out_specs=specs_of((axes_of_memory(stacked, unstacked=False), axes_of_acts(()))),
-        )
-
-    return work.report(run, abstract_model(config), mel_shape(config, n_windows))
+    mesh = device.mesh(n_windows)
+    return work.report(
+        lambda model, run: encode_rows(model, run, mesh),
+        abstract_model(config),
+        run_shape(config, n_windows, 1),  # the encoder reads no tokens
+    )
 
 
 def plan_generate(
@@ -75,16 +59,25 @@ def plan_generate(
         n_tokens: new tokens per window.
     """
     share = -(-n_windows // device.n_devices)
-    work = Work(f"generate {n_tokens} tokens from {n_windows} windows", config, device, n_tokens)
-    prompt = np.zeros((share, _PROMPT_TOKENS), np.int32)
-    eot = config.n_vocab - 1 if end_of_text(config) is None else None
+    n_rows = share * device.n_devices
+    work = Work(
+        f"generate {n_tokens} tokens from {n_windows} windows",
+        config,
+        device,
+        n_tokens,
+        rereads=True,
+        notes=(_each_share(share, "windows"),),
+    )
+    prompt, mesh = np.zeros((n_rows, _PROMPT_TOKENS), np.int32), device.mesh(n_rows)
+    options: dict[str, Any] = {} if mesh is None else {"mesh": mesh, "recordings": share}
+    if end_of_text(config) is None:
+        options["eot"] = config.n_vocab - 1
 
-    def run(model: Any, mel: Any) -> None:
-        memory, _ = model.encode(mel, unstacked=unrolls_layers(config))
-        generate(model, memory, prompt, max_new_tokens=n_tokens, eot=eot)
+    def run(model: Any, recorded: Run) -> None:
+        memory = encode_rows(model, recorded, mesh)[0].encoded_memory
+        generate(model, memory, prompt, max_new_tokens=n_tokens, **options)
 
-    work = dataclasses.replace(work, rereads=True, notes=(_each_share(share, "windows"),))
-    return work.report(run, abstract_model(config), mel_shape(config, share))
+    return work.report(run, abstract_model(config), run_shape(config, n_rows, 1))
 
 
 def plan_attribution(
@@ -106,14 +99,24 @@ def plan_attribution(
         n_tokens: tokens per row.
     """
     share = -(-n_recordings // device.n_devices)
+    mesh = device.mesh(share * device.n_devices)
     names = site if isinstance(site, str) else ", ".join(site)
     title = f"attribution at {names} of {n_recordings} recordings, {n_tokens} tokens"
 
     def run(model: Any, target: Run, source: Run) -> None:
-        attribution(model, target, source, site=site, over=over, metric=logit_diff(1, 0))
+        attribution(
+            model,
+            target,
+            source,
+            site=site,
+            over=over,
+            metric=logit_diff(1, 0),
+            mesh=mesh,
+            recordings=share,
+        )
 
     work = Work(title, config, device, notes=(_each_share(share, "recordings"),))
-    target = run_shape(config, share, n_tokens)
+    target = run_shape(config, share * device.n_devices, n_tokens)
     return work.report(run, abstract_model(config), target, target)
 
 

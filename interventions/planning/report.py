@@ -1,12 +1,14 @@
 """Holds what a plan says about each program, and the sums over all programs."""
 
+import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from interventions.planning.devices import Chip, PlannedDevice
 from interventions.planning.operations import count_operations
@@ -143,7 +145,8 @@ def cost_of(
 def _compiled_cost(counted: ProgramCost, traced: Any) -> ProgramCost:
     start = time.perf_counter()
     try:
-        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+        with _persistent_cache_off():
+            compiled = traced.lower(lowering_platforms=("tpu",)).compile()
     except jax.errors.JaxRuntimeError as error:
         # XLA reports that the memory is too small by this status code.
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -160,6 +163,19 @@ def _compiled_cost(counted: ProgramCost, traced: Any) -> ProgramCost:
         collectives={kind: found.count(kind) for kind in sorted(set(found))},
         compile_s=round(time.perf_counter() - start, 1),
     )
+
+
+@contextlib.contextmanager
+def _persistent_cache_off() -> Iterator[None]:
+    """Turns the cache on disk off, because JAX cannot read programs for devices that are absent."""
+    was_on = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX otherwise keeps its first choice
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", was_on)
+        compilation_cache.reset_cache()
 
 
 def least_seconds(programs: Iterable[ProgramCost], chip: Chip, dtype: str) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from interventions.stats.categories import categories
@@ -33,19 +34,30 @@ class SiteActivations(NamedTuple):
         """Lists the indices (site, layer) of all layers, in the order in which they are fitted."""
         return [(site, layer) for site in range(len(self.arrays)) for layer in range(self.shape[0])]
 
+    def read_raw(self, site: int, layer: int) -> Any:
+        """Reads one layer [N, D] in its own type. Arrays of JAX remain on their device.
+
+        Raises:
+            ValueError: the layer has entries that are not real numbers.
+        """
+        x = self.arrays[site][layer]
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        if x.dtype.kind in "OSUcmM":  # objects, bytes, text, complex numbers, and times
+            raise ValueError(
+                f"X: expected real numbers, got {x.dtype} at site {self.names[site]!r}."
+            )
+        return x
+
     def read(self, site: int, layer: int) -> np.ndarray:
         """Reads one layer as float64 [N, D].
 
         Raises:
             ValueError: the layer has entries that are not finite real numbers.
         """
-        x = np.asarray(self.arrays[site][layer])
-        if x.dtype.kind in "OSUcmM":  # objects, bytes, text, complex numbers, and times
-            raise ValueError(
-                f"X: expected real numbers, got {x.dtype} at site {self.names[site]!r}."
-            )
+        x = np.asarray(self.read_raw(site, layer))
         x = x.astype(np.float64)
-        if not np.isfinite(x).all():
+        # The sum is not finite if an entry is not, and is faster than a mask.
+        if not np.isfinite(x.sum()) and not np.isfinite(x).all():
             rows = np.flatnonzero(~np.isfinite(x).all(1))
             site_label = f"site {self.names[site]!r}, " if self.has_site_dim else ""
             raise ValueError(

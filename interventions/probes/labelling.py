@@ -8,6 +8,7 @@ import xarray as xr
 from interventions.probes.bank import Bank
 from interventions.probes.inputs import SiteActivations
 from interventions.probes.solve import FitResults
+from interventions.probes.standardise import Moments
 
 # Dimensions of the fits, in the order in which the solver returns them.
 _FIT_DIMS = ("site", "layer", "penalty", "seed", "fold")
@@ -15,7 +16,7 @@ _FIT_DIMS = ("site", "layer", "penalty", "seed", "fold")
 
 def make_bank(
     results: FitResults,
-    moments: tuple[np.ndarray, np.ndarray],
+    moments: Moments,
     sites: SiteActivations,
     targets: np.ndarray,
     test: np.ndarray,
@@ -27,7 +28,7 @@ def make_bank(
 
     Args:
         results: arrays with leading axes [sites · layers, penalties, seeds · folds].
-        moments: mean and scale of the features, each [sites · layers, seeds · folds, D].
+        moments: mean and scale of the features [sites · layers, seeds · folds, D].
         sites: activations with the names of their sites and layers.
         targets: class numbers or values [seeds, N].
         test: masks of test rows, bool [seeds, folds, N].
@@ -56,7 +57,7 @@ def make_bank(
         "test": (("seed", "fold", "row"), test),
         "y": (("seed", "row"), targets),
     }
-    for name, moment in zip(("mean", "scale"), moments):
+    for name, moment in (("mean", moments.mean), ("scale", moments.scale)):
         reshaped = moment.reshape(*fit_shape[:2], n_seeds, n_folds, -1)
         variables[name] = (("site", "layer", "seed", "fold", "feature"), reshaped)
     predictions = with_dims(results.predictions)[1]

@@ -16,14 +16,14 @@ from interventions.probes.objective import (
 )
 
 _ACCEPTED_SLOPE_RATIO = 0.05  # largest accepted |slope after a step| / |slope before it|
-_MAX_TRIALS = 12  # largest number of step lengths per line search
+_MAX_TRIALS = 13  # largest number of step lengths per line search
 
 
 class _SearchState(NamedTuple):
     """The state of the line searches of all fits.
 
     Attributes:
-        n_trials: number of step lengths after the first.
+        n_trials: number of step lengths.
         length: step length of each fit.
         low: largest step length known to be too short.
         high: smallest step length known to be too long.
@@ -109,8 +109,10 @@ def search(
         length = jnp.where(is_steep, jnp.where(is_inside, newton_length, safe_length), length)
         return _SearchState(state.n_trials + 1, length, low, high, *evaluate(length))
 
-    length = jnp.where(moves, -slope / curvature, 0)
-    low, high = jnp.zeros_like(length), jnp.full_like(length, jnp.inf)
-    start = _SearchState(jnp.int32(0), length, low, high, *evaluate(length))
+    # The first trial is the Newton step from length 0. If no fit moves, there is no trial.
+    length = jnp.zeros_like(slope)
+    start = _SearchState(
+        jnp.int32(0), length, length, jnp.full_like(length, jnp.inf), softmax, slope, curvature
+    )
     result = jax.lax.while_loop(is_unfinished, improve, start)
     return result.length, result.softmax

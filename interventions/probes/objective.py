@@ -2,6 +2,9 @@
 
 Axes: K classes, K1 = K - 1 stored classes, J fits, N rows, D features. The last class is not
 stored, because its logits are minus the sum of all other logits; see `logistic`.
+
+No array is divided by a smaller one, but multiplied by its reciprocal. XLA compiles such a division
+to a product or to a division, depending on the number of devices, and the bits would depend on it.
 """
 
 import functools
@@ -130,7 +133,7 @@ def compute_logits(problem: Problem, point: Point) -> Float[Array, "K1 J N"]:
 
     The weights are rescaled instead of the features, so that all fits multiply the same matrix.
     """
-    w = point.w / problem.scale
+    w = point.w * (1 / problem.scale)
     offset = point.b - (w * problem.shift).sum(-1)
     return (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1) + offset[..., None]
 
@@ -148,7 +151,8 @@ def compute_softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> Softmax
     # accurate.
     losses = jnp.log(total) + (max_logit - select_label_logits(problem, logits))
     loss = (problem.train_mask * losses).sum(-1)
-    p, p_last = jax.lax.optimization_barrier((exponentials / total, last_exponential / total))
+    inverse = 1 / total
+    p, p_last = jax.lax.optimization_barrier((exponentials * inverse, last_exponential * inverse))
     return Softmax(p, p_last, loss)
 
 
@@ -174,4 +178,5 @@ def compute_gradient(problem: Problem, softmax: Softmax, point: Point, penalty: 
     b = errors.sum(-1)
     # One product with the shared `x` serves all fits. Their shifts and scales are applied to it.
     unscaled_w = (errors.reshape(-1, errors.shape[-1]) @ problem.x).reshape(point.w.shape)
-    return Point((unscaled_w - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)
+    w = (unscaled_w - b[..., None] * problem.shift) * (1 / problem.scale)
+    return Point(w + penalty * point.w, b)

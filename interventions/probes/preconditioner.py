@@ -1,5 +1,6 @@
 """Approximates the inverse Hessian of logistic regression, once for all fits of a layer."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,10 @@ from jaxtyping import Array, Float
 from interventions.probes.objective import Point, Problem, Softmax, sum_classes
 
 _MAX_DIRECT_SIZE = 96  # number of rows of the largest matrix that is inverted without recursion
+
+
+# Inverts a positive definite matrix [D, D].
+Inverter = Callable[[Array], Array]
 
 
 class Curvature(NamedTuple):
@@ -49,19 +54,40 @@ def estimate_curvature(problem: Problem, softmax: Softmax) -> Curvature:
     variance = sum_classes(softmax.p * (1 - softmax.p)) + softmax.p_last * (1 - softmax.p_last)
     weight = variance / len(softmax.p) * problem.train_mask
     total, mean_weight = weight.sum(-1), weight.mean(0)
-    centred = problem.x - mean_weight @ problem.x / mean_weight.sum()
+    centred = problem.x - mean_weight @ problem.x * (1 / mean_weight.sum())
     # With the square root of the weights on both sides, one product gives the weighted sum.
     centred = centred * jnp.sqrt(mean_weight)[:, None]
-    return Curvature(centred.T @ centred, weight @ problem.x / total[:, None], total)
+    return Curvature(centred.T @ centred, weight @ problem.x * (1 / total)[:, None], total)
 
 
-def invert_curvature(curvature: Curvature, penalty: Array) -> Preconditioner:
+def invert_curvature(curvature: Curvature, penalty: Array, invert: Inverter) -> Preconditioner:
     """Inverts the approximate Hessian of the loss plus the penalty."""
     hessian = curvature.gram + penalty * jnp.eye(len(curvature.gram))
-    return Preconditioner(_invert_by_halves(hessian)[1], curvature)
+    return Preconditioner(invert(hessian), curvature)
 
 
-def _invert_by_halves(
+def invert_by_halves(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """Inverts a positive definite matrix in half of LAPACK's time; see `_factor_by_halves`."""
+    return _factor_by_halves(matrix)[1]
+
+
+def invert_by_cholesky(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """Inverts a positive definite matrix by few calls of the solver library.
+
+    On an accelerator every product of another shape is tuned when it is compiled, so that the
+    recursion of `invert_by_halves` would take most of the time to compile.
+    """
+    factor_inverse = _invert_factor(matrix)
+    return factor_inverse.T @ factor_inverse
+
+
+def _invert_factor(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """Returns the inverse of the Cholesky factor L of a matrix LLᵀ."""
+    cholesky = jnp.linalg.cholesky(matrix)
+    return jax.scipy.linalg.solve_triangular(cholesky, jnp.eye(len(matrix)), lower=True)
+
+
+def _factor_by_halves(
     matrix: Float[Array, "D D"],
 ) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
     """Returns the inverses of L and of the matrix LLᵀ, by recursion on halves.
@@ -73,16 +99,13 @@ def _invert_by_halves(
     """
     half = len(matrix) // 2
     if len(matrix) <= _MAX_DIRECT_SIZE:
-        cholesky = jnp.linalg.cholesky(matrix)
-        factor_inverse = jax.scipy.linalg.solve_triangular(
-            cholesky, jnp.eye(len(matrix)), lower=True
-        )
+        factor_inverse = _invert_factor(matrix)
         return factor_inverse, factor_inverse.T @ factor_inverse
     # L is [[U, 0], [A, B]]: U is the factor of the upper left block, A is `across` transposed, and
     # B is the factor of the lower right block minus A Aᵀ.
-    upper_factor_inverse, upper_inverse = _invert_by_halves(matrix[:half, :half])
+    upper_factor_inverse, upper_inverse = _factor_by_halves(matrix[:half, :half])
     across = upper_factor_inverse @ matrix[:half, half:]
-    lower_factor_inverse, lower_inverse = _invert_by_halves(
+    lower_factor_inverse, lower_inverse = _factor_by_halves(
         matrix[half:, half:] - across.T @ across
     )
     below = -lower_factor_inverse @ (across.T @ upper_factor_inverse)
@@ -104,4 +127,4 @@ def apply_inverse_hessian(
     w = (right_side.reshape(-1, right_side.shape[-1]) @ preconditioner.inverse).reshape(
         right_side.shape
     )
-    return Point(w, gradient.b / curvature.total - (offset * w).sum(-1))
+    return Point(w, gradient.b * (1 / curvature.total) - (offset * w).sum(-1))

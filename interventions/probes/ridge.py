@@ -26,7 +26,7 @@ def solve_path(problem: Problem, penalties: Float[Array, "P"]) -> Solution:
         shift, scale, y, train_mask = fit
         n_train = train_mask.sum()
         # Rows outside of the training rows become 0, so that they add nothing to products.
-        x = (problem.x - shift) / scale * train_mask[:, None]
+        x = (problem.x - shift) * (1 / scale) * train_mask[:, None]
         mean = (y * train_mask).sum() / n_train
         y = (y - mean) * train_mask
         gram = x.T @ x
@@ -56,7 +56,7 @@ def _solve(
         weights=w[None],
         bias=mean[None],
         objective=objective,
-        gradient_norm=jnp.abs(gradient).max() / n_train,
+        gradient_norm=jnp.abs(gradient).max() * (1 / n_train),
         optimality_gap=gradient @ jax.scipy.linalg.cho_solve(cholesky, gradient) / (2 * objective),
         n_iter=jnp.int32(2),  # the solution and its refinement
     )

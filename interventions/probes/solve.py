@@ -8,6 +8,14 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from interventions.probes import logistic, ridge
 from interventions.probes.objective import Problem, Solution
+from interventions.probes.preconditioner import Inverter, invert_by_cholesky, invert_by_halves
+from interventions.probes.standardise import (
+    Moments,
+    RawLayers,
+    StandardisedLayers,
+    standardise_on_device,
+)
+from interventions.probes.targets import FitTargets
 
 
 class FitResults(NamedTuple):
@@ -29,42 +37,101 @@ class FitResults(NamedTuple):
 
 
 def solve_layers(
-    problem: Problem,
-    test: Bool[Array, "J N"],
+    layers: StandardisedLayers,
+    targets: FitTargets,
     penalties: Float[Array, "P"],
     tol: Float[Array, ""],
     max_iter: Array,
     *,
     n_classes: int,
-    is_vmapped: bool,
 ) -> FitResults:
-    """Solves and scores all fits of C layers.
+    """Solves and scores all fits of C layers, one layer after another.
+
+    Each layer takes only the steps that it needs.
 
     Args:
-        problem: data of the fits. Its `x`, `shift` and `scale` have a leading layer axis [C].
-        test: test rows of each fit.
+        layers: features.
+        targets: targets and rows of J fits.
         penalties: values of λ, in the order in which they are solved.
         tol: optimality gap at which a fit has converged.
         max_iter: largest number of steps per λ.
         n_classes: number of classes K; 1 for ridge regression.
-        is_vmapped: whether all layers take their steps together. Otherwise layers run one after
-            another, and each takes only the steps that it needs.
 
     Returns:
         Results with leading axes [C, P, J].
     """
 
-    def solve_layer(layer: tuple[Array, Array, Array]) -> FitResults:
-        x, shift, scale = layer
-        layer_problem = problem._replace(x=x, shift=shift, scale=scale)
-        if n_classes == 1:
-            return _score_values(layer_problem, test, ridge.solve_path(layer_problem, penalties))
-        solution = logistic.solve_path(layer_problem, penalties, n_classes, tol, max_iter)
-        return _score_classes(layer_problem, test, penalties, solution)
+    def solve_layer(layer: StandardisedLayers) -> FitResults:
+        problem = _make_problem(layer, targets, n_classes)
+        test = jnp.asarray(targets.test)
+        return _solve_layer(problem, test, penalties, tol, max_iter, n_classes, invert_by_halves)
 
-    layers = problem.x, problem.shift, problem.scale
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(solve_layer)(layers) if is_vmapped else jax.lax.map(solve_layer, layers)
+        return jax.lax.map(solve_layer, layers)
+
+
+def standardise_and_solve_layers(
+    layers: RawLayers,
+    n_rows: Array,
+    targets: FitTargets,
+    penalties: Float[Array, "P"],
+    tol: Float[Array, ""],
+    max_iter: Array,
+    *,
+    n_classes: int,
+    standardize: bool,
+) -> tuple[FitResults, Moments]:
+    """Standardises C layers, and solves and scores all their fits together.
+
+    Args:
+        layers: activations with padding.
+        n_rows: number of rows without padding.
+        targets: as in `solve_layers`.
+        penalties: as in `solve_layers`.
+        tol: as in `solve_layers`.
+        max_iter: as in `solve_layers`.
+        n_classes: as in `solve_layers`.
+        standardize: whether features are scaled.
+
+    Returns:
+        Results with leading axes [C, P, J], and the moments of the features.
+    """
+
+    def solve_layer(layer: RawLayers) -> tuple[FitResults, Moments]:
+        train_mask = jnp.asarray(targets.train, jnp.float32)
+        features, moments = standardise_on_device(
+            *layer, n_rows, train_mask, standardize=standardize
+        )
+        problem = _make_problem(features, targets, n_classes)
+        test = jnp.asarray(targets.test)
+        results = _solve_layer(
+            problem, test, penalties, tol, max_iter, n_classes, invert_by_cholesky
+        )
+        return results, moments
+
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(solve_layer)(layers)
+
+
+def _make_problem(layer: StandardisedLayers, targets: FitTargets, n_classes: int) -> Problem:
+    labels = jnp.asarray(targets.targets, jnp.int32 if n_classes > 1 else jnp.float32)
+    return Problem(*layer, labels, jnp.asarray(targets.train, jnp.float32))
+
+
+def _solve_layer(
+    problem: Problem,
+    test: Bool[Array, "J N"],
+    penalties: Float[Array, "P"],
+    tol: Array,
+    max_iter: Array,
+    n_classes: int,
+    invert: Inverter,
+) -> FitResults:
+    """Solves and scores all fits of one layer."""
+    if n_classes == 1:
+        return _score_values(problem, test, ridge.solve_path(problem, penalties))
+    solution = logistic.solve_path(problem, penalties, n_classes, tol, max_iter, invert)
+    return _score_classes(problem, test, penalties, solution)
 
 
 def _compute_outputs(
@@ -72,7 +139,7 @@ def _compute_outputs(
 ) -> Float[Array, "K J N"]:
     """Computes the logits, or the predictions of ridge regression, for all rows."""
     # The weights are rescaled instead of the features, so that all fits multiply the same matrix.
-    w = weights.swapaxes(0, 1) / problem.scale
+    w = weights.swapaxes(0, 1) * (1 / problem.scale)
     products = (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1)
     return products + (bias.T - (w * problem.shift).sum(-1))[..., None]
 
@@ -129,4 +196,7 @@ def _score_values(problem: Problem, test: Array, solution: Solution) -> FitResul
 
 
 def _mean_over_test_rows(values: Shaped[Array, "J N"], test: Array) -> Float[Array, "J"]:
-    return (values * test).sum(-1) / test.sum(-1)
+    total = (values * test).sum(-1)
+    # An accuracy of 1 must be exact, so this is a division. The zeros give the divisor all axes of
+    # `total`; see `objective`.
+    return total / (test.sum(-1) + 0 * total)

@@ -1,10 +1,9 @@
 """Computes exact intervals and tests of shares, and the shares that a study can detect."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
-from scipy import optimize, stats
 
 from interventions.stats.roc import Interval
 
@@ -36,9 +35,11 @@ def share_interval(count: int, n: int, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= count <= n:
         raise ValueError(f"count, n: expected 0 <= count <= n and n >= 1, got {count} of {n}.")
+    import scipy.stats  # imported here because the import takes most of a second
+
     tail = (1 - level) / 2
-    low = stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
-    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
+    low = scipy.stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
+    high = scipy.stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
     return Interval(count / n, float(low), float(high), n)
 
 
@@ -79,6 +80,8 @@ def paired_shares(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -
         >>> round(difference.value, 2), round(difference.p, 3)
         (0.35, 0.016)
     """
+    import scipy.stats  # imported here because the import takes most of a second
+
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
         raise ValueError(
@@ -94,7 +97,7 @@ def paired_shares(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -
     below = _combine(a.value - a.low, b.high - b.value, correlation)
     above = _combine(a.high - a.value, b.value - b.low, correlation)
     n_discordant = only_first + only_second
-    p = stats.binomtest(only_first, n_discordant).pvalue if n_discordant else 1.0
+    p = scipy.stats.binomtest(only_first, n_discordant).pvalue if n_discordant else 1.0
     low, high = max(-1.0, difference - below), min(1.0, difference + above)
     return PairedShares(difference, low, high, float(p))
 
@@ -116,11 +119,13 @@ def share_power(share: float, n: int, null: float, side: str = "above") -> float
         >>> round(stats.share_power(0.76, n=40, null=0.5), 2)
         0.92
     """
+    import scipy.stats  # imported here because the import takes most of a second
+
     if side not in _SIDES:
         raise ValueError(f"side: expected 'above' or 'below', got {side!r}.")
     intervals = [share_interval(count, n) for count in range(n + 1)]
     beyond = [x.low > null if side == "above" else x.high < null for x in intervals]
-    return float(stats.binom.pmf(np.flatnonzero(beyond), n, share).sum())
+    return float(scipy.stats.binom.pmf(np.flatnonzero(beyond), n, share).sum())
 
 
 def detectable_share(n: int, null: float, side: str = "above", power: float = 0.8) -> float | None:
@@ -140,12 +145,15 @@ def detectable_share(n: int, null: float, side: str = "above", power: float = 0.
         >>> round(stats.detectable_share(10, 0.5), 2)
         0.92
     """
+    import scipy.optimize  # imported here because the import takes most of a second
+
     extreme = 1.0 if side == "above" else 0.0
     if share_power(extreme, n, null, side) < power:
         return None
-    return float(
-        optimize.brentq(lambda share: share_power(share, n, null, side) - power, null, extreme)
+    solution: Any = scipy.optimize.brentq(
+        lambda share: share_power(share, n, null, side) - power, null, extreme
     )
+    return float(solution)
 
 
 def _phi(first: Bool[np.ndarray, "n"], second: Bool[np.ndarray, "n"]) -> float:

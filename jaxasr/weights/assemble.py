@@ -196,7 +196,7 @@ def _read_parameter(
 
 
 def assemble(
-    checkpoint: Checkpoint, dtype: str = "float32", param_dtype: str = "float32"
+    checkpoint: Checkpoint, dtype: str = "float32", param_dtype: str = "float32", **computation: Any
 ) -> Whisper:
     """Builds the model of a checkpoint.
 
@@ -208,6 +208,8 @@ def assemble(
         checkpoint: from `read_checkpoint`.
         dtype: type of activations: "float32", "bfloat16" or "float16".
         param_dtype: type of the weights in memory.
+        computation: the fields `products`, `float32_products` and `attention_kernel` of
+            `jaxasr.Config`.
 
     Raises:
         WeightsError: a tensor is missing, left over or of another shape; a weight is not finite, or
@@ -221,7 +223,7 @@ def assemble(
         ```
     """
     parameters, treedef = _list_parameters(
-        checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype)
+        checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype, **computation)
     )
     expected: dict[str, tuple[int, ...]] = {}
     for parameter, spec in parameters:

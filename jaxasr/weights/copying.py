@@ -40,11 +40,12 @@ def copy_cast(tensor: np.ndarray, target: np.ndarray) -> None:
         >>> target.tolist()
         [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
     """
-    size = tensor.shape[-1] if tensor.ndim else 1
-    step = size if tensor.flags.c_contiguous else _BLOCK_ROWS
-    for start in range(0, size, step):
+    if not tensor.ndim:
+        tensor, target = tensor[None], target[None]
+    step = max(1, tensor.shape[-1]) if tensor.flags.c_contiguous else _BLOCK_ROWS
+    for start in range(0, tensor.shape[-1], step):
         # The last axis of a transposed tensor is the first axis in the file.
-        part = ..., slice(start, start + step) if tensor.ndim else ()
+        part = ..., slice(start, start + step)
         block = tensor[part].astype(target.dtype, copy=False)
         # NumPy copies integers faster than types that it does not know.
         _bits(target)[part] = _bits(block)

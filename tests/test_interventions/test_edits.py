@@ -1,4 +1,4 @@
-"""At every kind of site, every edit equals its formula in NumPy."""
+"""Edits equal their formulas in NumPy, and change only the places they are restricted to."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import jaxasr
 from interventions.edits import Add, FromRow, Mix, Noise, Patch, Project, Scale, Zero, chain, only
 from jaxasr.sites import sites_of, stack_of
 
+# Compiled with all optimisations, because a test compares bit by bit.
 pytestmark = pytest.mark.optimised
 
-B, T, S, H = 2, 6, 11, {"encoder": 3, "decoder": 5}
+B, T, S = 2, 6, 11  # rows, tokens and encoder frames
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,10 @@ def _is_explicit(site):
 
 
 def _readout(stack, explicit):
-    """Returns one readout, and therefore one program, for all sites of a kind of attention."""
+    """Returns a readout of a stack's sites; only with `explicit` those of explicit attention.
+
+    Tests of different sites share this readout, so that they share a compiled program.
+    """
     return jaxasr.select(*(site for site in sites_of(stack) if explicit or not _is_explicit(site)))
 
 
@@ -110,7 +114,8 @@ def test_a_restricted_edit_changes_only_its_layer(tiny_model, inputs, site):
     np.testing.assert_allclose(after[layer], before[layer] + 3, rtol=1e-6)
 
 
-# Per case: the site, the arguments of `only`, and the index of the edited values [B, ...].
+# Per case: the site, the arguments of `only`, and the index of the edited values in one layer of
+# the activation.
 PLACES = {
     "heads": ("decoder.cross_attn.z", {"heads": [1, 4]}, np.s_[:, :, [1, 4]]),
     "heads of a pattern": ("decoder.cross_attn.pattern", {"heads": 2}, np.s_[:, 2]),
@@ -219,7 +224,7 @@ def test_a_projection_removes_or_keeps_its_subspace(tiny_model, inputs):
     _, twice = before_and_after(tiny_model, inputs, "decoder.resid_mid", chain(out, out))
     np.testing.assert_allclose(
         twice, after, atol=1e-6 * np.abs(before).max()
-    )  # differs by the rounding of the removed part
+    )  # the second projection removes what rounding left of the first
     with jax.enable_x64(True):
         exact = Project.span(vectors.astype(np.float64))
         once = exact(jnp.asarray(before[0], jnp.float64), None)
@@ -232,7 +237,7 @@ def test_a_projection_removes_or_keeps_its_subspace(tiny_model, inputs):
         run(tiny_model, inputs, {"decoder.cross_attn.z": out}, "decoder")
 
 
-def test_noise_has_its_ratio_and_cached_steps_repeat_it(tiny_model, inputs):
+def test_noise_has_the_given_scale_and_is_the_same_in_cached_steps(tiny_model, inputs):
     before, after = before_and_after(
         tiny_model, inputs, "encoder.resid_mid", Noise(seed=3, scale=2.0)
     )

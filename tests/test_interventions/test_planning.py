@@ -51,7 +51,10 @@ def test_the_encoder_has_the_operations_of_its_formula(size):
 def test_each_token_reads_the_weights_and_adds_the_same_operations():
     short, middle, long = (planning.plan_generate(TINY, H100, 2, n) for n in (10, 20, 30))
     assert long.flops - middle.flops == pytest.approx(middle.flops - short.flops, rel=0.05)
-    assert {p.name: p.n_reads for p in long.programs} == {"_encode": 1, "_generate": 30}
+    assert {p.name: p.n_reads for p in long.programs} == {
+        "encode": 1,
+        "generate_greedily_or_sample": 30,
+    }
 
 
 def calls_of(fn) -> list[str]:

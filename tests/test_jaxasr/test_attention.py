@@ -7,7 +7,7 @@ import pytest
 from rounding import ROUNDING, assert_near
 
 import jaxasr
-from jaxasr import attention
+from jaxasr import attention, fused_attention
 from jaxasr.sites import sites_of
 
 
@@ -31,12 +31,9 @@ def test_fused_attention_of_many_queries_equals_explicit_attention(dtype, n_quer
         (scale * rng.normal(size=(2, 3, n, 7))).astype(jnp.dtype(dtype))
         for n in (n_query, 313, 313)
     )
-    taps = jaxasr.taps.Tap(
-        "encoder.attn.", {}, jaxasr.select(), jnp.int32(0), jnp.zeros((2, n_query), jnp.int32)
-    )
-    fused = jax.jit(lambda q, k, v: attention._attend_fused(q, k, v, None, taps))(q, k, v)
+    fused = jax.jit(lambda q, k, v: fused_attention.attend(q, k, v, "auto"))(q, k, v)
     explicit = jax.jit(
-        lambda q, k, v: attention._attend_explicitly(q, k, v, None, lambda site, x: x)
+        lambda q, k, v: attention._attend_explicitly(q, k, v, None, lambda site, x: x, q.dtype)
     )(q, k, v)
     assert fused.dtype == explicit.dtype == q.dtype
     assert_near(fused, explicit, ROUNDING if dtype == "float32" else 2e-2)

@@ -22,7 +22,7 @@ def write(path, content: bytes):
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    return speechlike(2, RATE, 2)
+    return speechlike(2, RATE, channels=2)  # 2 s
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_rate_may_change_within_a_file(tmp_path):
         len(load_audio(write(tmp_path / "one.mp3", content))) for content in (first, second)
     )
     audio = load_audio(write(tmp_path / "two.mp3", first + second))
-    # The frame between the two parts may have the rate of either.
+    # The frame between the two parts, of at most 1152 samples, may be read at either rate.
     assert abs(len(audio) - separate) <= SAMPLE_RATE * 1152 / 44_100 + 1
 
 
@@ -213,7 +213,9 @@ def test_errors_list_the_decoders_that_were_tried(tmp_path):
         load_audio(tmp_path / "nan.wav")
 
 
-def test_the_remedy_names_the_missing_extra(tmp_path, speech, libsndfile_alone):
+def test_without_other_decoders_errors_name_the_extra_or_the_unread_bytes(
+    tmp_path, speech, libsndfile_alone
+):
     with pytest.raises(
         ValueError,
         match=r"ffmpeg: not found\)\. To read every format of FFmpeg: "

@@ -18,7 +18,7 @@ DTYPES = ("float32", "float16", ml_dtypes.bfloat16)
 
 
 @pytest.mark.parametrize(("stored", "kept"), list(itertools.product(DTYPES, DTYPES)))
-@pytest.mark.parametrize("shape", [(), (5,), (40, 33), (3, 20, 17)])
+@pytest.mark.parametrize("shape", [(), (5,), (0, 4), (40, 33), (3, 20, 17)])
 def test_a_copy_equals_the_assignment(shape, stored, kept):
     x = np.random.default_rng(0).normal(size=shape).astype(stored)
     for tensor in (x, x.transpose()):

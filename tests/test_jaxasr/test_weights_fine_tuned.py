@@ -1,4 +1,4 @@
-"""Folders of fine-tuned models load with their own heads and windows, or name the remedy."""
+"""Fine-tuned models load with their own alignment heads and window, or errors name a remedy."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import checkpoints
 import numpy as np
 import pytest
 from checkpoints import TINY
-from small_english import EN, ENGLISH, write_english
+from small_english import ENGLISH_CONFIG, TOKENIZER_FOLDER, write_english
 
 import jaxasr
 from jaxasr.alignment.released_heads import default_heads
@@ -38,16 +38,16 @@ def test_alignment_heads_that_do_not_exist_are_left_out(form, heads, expected, t
 
 
 def test_a_checkpoint_without_existing_heads_gets_the_default_heads(folder):
-    shutil.copy(EN / "tokenizer.json", folder)
+    shutil.copy(TOKENIZER_FOLDER / "tokenizer.json", folder)
     (folder / "generation_config.json").write_text(json.dumps({"alignment_heads": [[9, 1]]}))
     with pytest.warns(UserWarning, match="default heads"):
         asr = jaxasr.load(folder)
-    assert asr.alignment_heads == default_heads(ENGLISH)
+    assert asr.alignment_heads == default_heads(ENGLISH_CONFIG)
 
 
 def test_a_model_with_a_shorter_window_transcribes_the_whole_recording(folder):
     """The window is 0.5 s long, so a recording of 1.2 s has three windows."""
-    shutil.copy(EN / "tokenizer.json", folder)
+    shutil.copy(TOKENIZER_FOLDER / "tokenizer.json", folder)
     asr = jaxasr.load(folder)
     assert (asr.config.n_mel_frames, asr.config.n_samples) == (50, 8000)
     audio = np.random.default_rng(0).normal(size=19_200).astype(np.float32) * 0.1
@@ -71,7 +71,7 @@ def test_a_model_with_a_shorter_window_transcribes_the_whole_recording(folder):
         jaxasr.log_mel(audio, 80, n_frames=50)
 
 
-def test_other_features_are_refused(folder):
+def test_models_of_other_audio_features_are_refused(folder):
     for name, settings in (
         ("preprocessor_config.json", {"n_fft": 512}),
         ("processor_config.json", {"feature_extractor": {"hop_length": 80}}),

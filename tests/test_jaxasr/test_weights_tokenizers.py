@@ -9,7 +9,7 @@ import checkpoints
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_english import EN, ENGLISH, write_english
+from small_english import ENGLISH_CONFIG, TOKENIZER_FOLDER, write_english
 
 import jaxasr
 from jaxasr.alignment.spans import comparable_words
@@ -21,7 +21,7 @@ from jaxasr.transcript import Segment, Word
 from jaxasr.weights import WeightsError
 
 # The complete tokenizer of tiny.en.
-WHOLE = Tokenizer.from_file(EN)
+WHOLE = Tokenizer.from_file(TOKENIZER_FOLDER)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def _read_tokenizer_json() -> dict:
-    return json.loads((EN / "tokenizer.json").read_text())
+    return json.loads((TOKENIZER_FOLDER / "tokenizer.json").read_text())
 
 
 def _write_vocabulary(folder, vocab: dict[str, int], tokenizer: dict) -> None:
@@ -160,9 +160,9 @@ def test_a_list_of_tokens_must_be_that_of_openai_s_tokenizer(folder, same):
 
 def test_added_tokens_are_text_and_not_timestamps(tmp_path):
     """Fine-tuned models add tokens after the timestamps, and may pad to a multiple of eight."""
-    config = dataclasses.replace(ENGLISH, n_vocab=51_872)
+    config = dataclasses.replace(ENGLISH_CONFIG, n_vocab=51_872)
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors(config), config)
-    inner = Tokenizer.from_file(EN).inner
+    inner = Tokenizer.from_file(TOKENIZER_FOLDER).inner
     inner.add_special_tokens([f"<|{i * 0.02:.2f}|>" for i in range(1501)])
     inner.add_tokens([" Grünkohl"])
     inner.save(str(folder / "tokenizer.json"))
