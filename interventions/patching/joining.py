@@ -34,7 +34,8 @@ def open_sweep(
     Example:
         ```python
         process = jaxasr.processes.this_process()
-        iv.sweep(plan=plan, store="cells")  # a plan with process=process
+        options = {"site": "decoder.mlp_out", "over": ("layer",), "metric": iv.logprob(answer)}
+        iv.sweep(model, run, "zero", process=process, store="cells", **options)
         if process.is_first:
             cells = iv.open_sweep("cells", process=process)
         ```
