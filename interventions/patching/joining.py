@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -52,7 +53,7 @@ def open_sweep(
             f"store: {str(store)!r} holds parts of different sweeps. Start the processes again "
             "with the same arguments, in another folder."
         )
-    joined = xr.concat(
+    joined: Any = xr.concat(
         # A part without examples has no values that the others could contradict.
         [array for array in arrays if array.sizes["example"]],
         "example",
