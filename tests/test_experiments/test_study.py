@@ -298,7 +298,7 @@ def test_the_recordings_of_a_run_are_printed(monkeypatch, tmp_path):
     from experiments.data import real_speech
 
     monkeypatch.setattr(real_speech, "folder", lambda: None)
-    monkeypatch.setattr(runtime, "start", lambda device: None)
+    monkeypatch.setattr(runtime, "start", lambda *arguments: None)
     monkeypatch.setattr(runtime, "load", lambda model, dtype: None)
     monkeypatch.setattr("experiments.studies.reproduce.reproduce_all", lambda *arguments: {})
     result = CliRunner().invoke(cli.app, ["reproduce", "E7", "--out", str(tmp_path)])
