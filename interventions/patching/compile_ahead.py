@@ -97,5 +97,11 @@ def _key_of(plan: Plan) -> Hashable | None:
         plan.averages_target,
         plan.encoder_sites,
         plan.decoder.read_sites,
-        (work.grid.site, work.grid.dims, work.scored, work.reuse, work.recordings_per_chunk),
+        (
+            work.grid.site,
+            work.grid.dims,
+            work.scored_position,
+            work.reuse,
+            work.recordings_per_chunk,
+        ),
     )
