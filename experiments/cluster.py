@@ -6,6 +6,7 @@ their own files, so a process that was killed can be started again while the oth
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 # Values of --distributed besides ADDRESS,COUNT,INDEX.
 AUTO, ON, OFF = "auto", "on", "off"
@@ -53,7 +54,7 @@ def connect(distributed: str = AUTO) -> None:
         connect("10.0.0.1:1234,2,0")  # on the first of two hosts
         ```
     """
-    arguments = _parse(distributed)
+    arguments: dict[str, Any] = _parse(distributed)
     if distributed == OFF or (distributed == AUTO and not is_launched()):
         return
     import jax

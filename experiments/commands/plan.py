@@ -1,4 +1,4 @@
-"""Defines `jaxasr plan`, which tells what work needs on a device that this machine may not have."""
+"""Defines `jaxasr plan`, which reports what work needs on a device that may not be here."""
 
 import dataclasses
 import os

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -34,7 +35,8 @@ def open_sweep(
     Example:
         ```python
         process = jaxasr.processes.this_process()
-        iv.sweep(plan=plan, store="cells")  # a plan with process=process
+        options = {"site": "decoder.mlp_out", "over": ("layer",), "metric": iv.logprob(answer)}
+        iv.sweep(model, run, "zero", process=process, store="cells", **options)
         if process.is_first:
             cells = iv.open_sweep("cells", process=process)
         ```
@@ -51,7 +53,7 @@ def open_sweep(
             f"store: {str(store)!r} holds parts of different sweeps. Start the processes again "
             "with the same arguments, in another folder."
         )
-    joined = xr.concat(
+    joined: Any = xr.concat(
         # A part without examples has no values that the others could contradict.
         [array for array in arrays if array.sizes["example"]],
         "example",

@@ -127,8 +127,8 @@ def sweep(
         plan: a plan from `plan_sweep`, instead of all arguments above.
         store: a folder that keeps finished groups of cells, so that an interrupted sweep resumes.
             It serves one sweep. One process at a time writes it, or with `process=` one process
-            at a time writes each part. A sweep with another edit or metric
-            needs another folder. Damaged groups are computed again.
+            at a time writes each part. A sweep with another edit or metric needs another folder.
+            Damaged groups are computed again.
         progress: called as progress(finished cells, all cells).
 
     Returns:

@@ -4,7 +4,7 @@ import collections
 import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -133,13 +133,15 @@ class ChunkedFit(NamedTuple):
             layers.append(standardise_on_host(x, train, shape, standardize=self.standardize))
         if n_layers == 1:
             return layers[0]
-        features, moments = jax.tree.map(lambda *leaves: np.concatenate(leaves), *layers)
+        joined: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *layers)
+        features, moments = joined
         by_fit = n_layers, len(train), shape[1]
-        padded = StandardisedLayers(
+        arrays: Any = (
             pad_to(features.x, (n_layers, *shape)),
             pad_to(features.shift, by_fit),
             pad_to(features.scale, by_fit, fill=1),
         )
+        padded = StandardisedLayers(*arrays)
         return padded, moments
 
     def _load_raw(self, pairs: list[tuple[int, int]], n_layers: int) -> tuple[RawLayers, None]:
