@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from experiments import cli
 from experiments.item_cache import ItemCache, short_hash
-from experiments.studies import registry, reproduce as studies, study, study_page
+from experiments.studies import registry, reproduce as studies, study_page
 from experiments.studies.study import (
     DOES_NOT_REPLICATE,
     REPLICATES,
@@ -262,27 +262,6 @@ def test_a_failed_study_is_reported_and_the_others_run(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "study", lambda name: fake_study())
     studies.reproduce_all(["E1"], tmp_path, run_one, report)
     assert "failed" not in study_page.index(tmp_path)
-
-
-def test_the_registry_lists_the_files_of_the_folder():
-    ids = list(registry.study_modules())
-    of_paper = [name for name in ids if name[0] == "E"]
-    assert of_paper == sorted(of_paper)
-    assert {"E7", "E8"} <= set(ids)
-    assert registry.sort_study_ids(["e8", "E7"]) == ["E7", "E8"]
-    assert registry.sort_study_ids(["all"]) == ids
-    result = CliRunner().invoke(cli.app, ["reproduce", "E99", "--out", "unwritten"])
-    assert result.exit_code == 2
-    assert "E99" in result.stderr
-
-
-@pytest.mark.parametrize("name", registry.study_modules())
-def test_every_study_has_presets_and_claims(name):
-    imported = registry.study(name)
-    assert isinstance(imported, study.Study)
-    assert {"here", "builtin", "quick"} <= imported.presets.keys()
-    assert imported.configured("builtin", quick=True).with_sources()
-    assert imported.claims
 
 
 def test_the_built_in_recordings_are_complete():
