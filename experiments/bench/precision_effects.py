@@ -144,7 +144,7 @@ def equal_share(
         n = min(max(n_a, n_b) + 1, len(a))
         equal += int((a[:n] == b[:n]).sum())
         total += n
-    return equal / total
+    return float(equal / total)
 
 
 def word_error_rate(texts: Sequence[str], references: Sequence[str]) -> float:

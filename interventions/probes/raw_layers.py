@@ -33,8 +33,11 @@ def stack_raw(
         for i, array in enumerate(arrays):
             # The first row is subtracted in float64, so that float32 need not hold a large mean.
             wide = np.asarray(array).astype(np.float64)
-            offset[i, :d] = wide[0]
-            arrays[i] = wide - offset[i, :d]
-    for i, array in enumerate(arrays):
-        x[i, :n, :d] = array
+            # Values outside of float32 become infinite, which the fit refuses.
+            with np.errstate(over="ignore", invalid="ignore"):
+                offset[i, :d] = wide[0]
+                arrays[i] = wide - offset[i, :d]
+    with np.errstate(over="ignore"):
+        for i, array in enumerate(arrays):
+            x[i, :n, :d] = array
     return RawLayers(x, offset)  # pyright: ignore

@@ -17,7 +17,7 @@ def test_an_interruption_is_one_line(tmp_path):
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, experiments.runtime as r\n"
-        "def start(device):\n    print('started', flush=True); time.sleep(60)\n"
+        "def start(device, distributed):\n    print('started', flush=True); time.sleep(60)\n"
         "r.start = start\nfrom experiments.cli import app; app()"
     )
     command = [sys.executable, "-c", code, "reproduce", "E7", "--out", str(tmp_path)]

@@ -68,7 +68,7 @@ def test_a_sweep_patches_from_the_other_recording(tiny_model, target):
 
 def test_resampling_a_single_example_raises(tiny_model, target):
     single = target.replace(mel=target.mel[:1], tokens=target.tokens[:1])
-    with pytest.raises(ValueError, match="there is one"):
+    with pytest.raises(ValueError, match="expected at least two examples, got one"):
         iv.sweep(
             tiny_model, single, "resample", site="decoder.attn.z", over=("layer",), metric=METRIC
         )
