@@ -16,7 +16,7 @@ from jaxasr import fused_attention
 from jaxasr.cache import Memory
 from jaxasr.decoding import Request
 from jaxasr.precision import precision_fields
-from jaxasr.sampling import _generate
+from jaxasr.sampling import generate_greedily_or_sample
 from jaxasr.stack import unstack
 from jaxasr.weights.assemble import abstract_model
 
@@ -82,7 +82,9 @@ def test_a_decoding_step_copies_neither_weights_nor_keys(chip, policy):
 
 
 def generate(model, request):
-    return _generate(model, request, jnp.float32(0), jax.random.key(0), None, axis_name=None)
+    return generate_greedily_or_sample(
+        model, request, jnp.float32(0), jax.random.key(0), None, axis_name=None
+    )
 
 
 def generation_of(policy):
