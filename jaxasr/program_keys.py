@@ -21,7 +21,7 @@ from flax import nnx
 from jax.core import Tracer
 from jax.tree_util import PyTreeDef
 
-from jaxasr.library_code import is_library_file, is_library_module
+from jaxasr.installed_code import is_library_file, is_library_module
 
 
 class Key:

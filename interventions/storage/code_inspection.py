@@ -8,7 +8,7 @@ import sys
 import types
 from typing import Any
 
-from jaxasr.library_code import OUR_PACKAGES, is_installed_file, is_library_module
+from jaxasr.installed_code import OUR_PACKAGES, is_installed_file, is_library_module
 
 # Members that Python, dataclasses or flax add to a class.
 _GENERATED = {
@@ -129,7 +129,7 @@ def is_ours(value: Any) -> bool:
 
 
 def is_from_known_module(value: Any) -> bool:
-    """Returns whether a class or function is from a library (see `jaxasr.library_code`)."""
+    """Returns whether a class or function is from a library (see `jaxasr.installed_code`)."""
     return is_library_module(getattr(value, "__module__", None) or "")
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from interventions.storage import code_inspection as code
-from jaxasr.library_code import is_library_file
+from jaxasr.installed_code import is_library_file
 
 # Types whose values are described by their `repr`.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))

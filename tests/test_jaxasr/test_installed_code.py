@@ -9,7 +9,7 @@ import pytest
 
 import interventions
 from interventions.storage.fingerprints import fingerprint
-from jaxasr.library_code import is_installed_file, is_library_file, is_library_module
+from jaxasr.installed_code import is_installed_file, is_library_file, is_library_module
 from jaxasr.program_keys import Key
 
 
