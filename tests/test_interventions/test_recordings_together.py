@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 import interventions as iv
 from interventions.patching import programs, workload
+from interventions.patching.cell_chunks import cell_chunks
 from jaxasr import compiled, meshes
 from tests.meshes import SITES, make_run
 
@@ -91,6 +92,28 @@ def test_as_many_recordings_run_together_as_fit_the_budget(tiny_model, five):
         options = options_of("decoder.cross_attn.z") | {"budget": n * n_bytes}
         few = iv.plan_sweep(tiny_model, *five, **options)
         assert few.work.recordings_per_device == expected
+
+
+def splits_and_pads(work):
+    """Returns whether cells of the first layer need several chunks, of which one has padding."""
+    chunks = list(cell_chunks(work, work.grid.layers[0]))
+    sizes = [len(next(iter(chunk.cells.values()))) for chunk in chunks]
+    has_padding = [len(chunk.indices) < size for chunk, size in zip(chunks, sizes)]
+    return len(chunks) > 1 and any(has_padding)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("site", ["decoder.attn.z", "decoder.cross_attn.z", "encoder.attn.z"])
+def test_cells_of_a_layer_in_several_chunks_equal_those_in_one(tiny_model, five, site, reuse):
+    options = options_of(site) | {"reuse": reuse, "recordings": 2}
+    expected = iv.sweep(tiny_model, *five, **options)
+    work = iv.plan_sweep(tiny_model, *five, **options).work
+    cell_bytes = workload.row_bytes(work) if work.resumes_decoder else workload.cell_bytes(work)
+    budgets = (n * cell_bytes for n in range(1, 200))
+    plans = (iv.plan_sweep(tiny_model, *five, **options, budget=budget) for budget in budgets)
+    result = iv.sweep(plan=next(plan for plan in plans if splits_and_pads(plan.work)))
+    xr.testing.assert_allclose(result, expected, rtol=0, atol=2e-5)
+    assert np.ptp((result - result.baseline).values) > 1e-3
 
 
 def test_an_interrupted_sweep_of_recordings_resumes(tiny_model, five, tmp_path):
