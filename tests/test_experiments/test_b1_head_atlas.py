@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from four_layers import FOUR_LAYERS
 
 import jaxasr
 from experiments.item_cache import ItemCache
@@ -17,24 +18,9 @@ from experiments.studies.reproduce import builtin
 from experiments.studies.study import REPLICATES, UNTESTABLE
 from interventions import Patch, only
 from interventions.edits import site_cells
-from jaxasr import Config as Model
 
 # One cell per decoder head of a model with four layers of three heads.
-CELLS = site_cells(
-    Model(
-        n_mels=80,
-        n_audio_ctx=1500,
-        n_audio_state=66,
-        n_audio_head=3,
-        n_audio_layer=4,
-        n_vocab=100,
-        n_text_ctx=448,
-        n_text_state=66,
-        n_text_head=3,
-        n_text_layer=4,
-    ),
-    HEAD_SITES,
-)
+CELLS = site_cells(FOUR_LAYERS, HEAD_SITES)
 N = 20  # recordings of each kind
 # Published outcomes of ablating heads on loops.
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from four_layers import FOUR_LAYERS
 
 from experiments.item_cache import ItemCache
 from experiments.studies import b3_hallucination_card
@@ -20,7 +21,6 @@ from experiments.studies.hallucination_edits import (
 )
 from experiments.studies.reproduce import builtin
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
-from jaxasr import Config as Model
 from jaxasr.taps import At
 
 N = 20  # recordings of each kind
@@ -151,18 +151,7 @@ def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
 
     `kinds` gives the items that stand for the clean recordings and for those without speech.
     """
-    config = Model(
-        n_mels=80,
-        n_audio_ctx=1500,
-        n_audio_state=66,
-        n_audio_head=3,
-        n_audio_layer=4,
-        n_vocab=100,
-        n_text_ctx=448,
-        n_text_state=66,
-        n_text_head=3,
-        n_text_layer=4,
-    )
+    config = FOUR_LAYERS
     model: Any = SimpleNamespace(config=config)
     items = dict(zip(("clean", "nonspeech"), (make_items(kind, 6) for kind in kinds)))
     cache: Any = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])

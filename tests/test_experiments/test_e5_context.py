@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from four_layers import FOUR_LAYERS
 
 from experiments.data.corpora import Utterance
 from experiments.data.spoken_pairs import pairs
@@ -20,27 +21,11 @@ from experiments.studies.context_edits import (
 from experiments.studies.e5_context import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import RandomDirection, site_cells
-from jaxasr import Config as Model
 from jaxasr.taps import At
 
 CONFIG = Config()
 # Cells of patching a model with four layers per stack: one per site, layer and strength.
-CELLS = site_cells(
-    Model(
-        n_mels=80,
-        n_audio_ctx=1500,
-        n_audio_state=66,
-        n_audio_head=3,
-        n_audio_layer=4,
-        n_vocab=100,
-        n_text_ctx=448,
-        n_text_state=66,
-        n_text_head=3,
-        n_text_layer=4,
-    ),
-    PATCHED_SITES,
-    CONFIG.alphas,
-)
+CELLS = site_cells(FOUR_LAYERS, PATCHED_SITES, CONFIG.alphas)
 # The site of each cell.
 SITE_OF_CELL = np.array(PATCHED_SITES)[CELLS["site"]]
 N = 48  # sentences

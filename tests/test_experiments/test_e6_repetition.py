@@ -3,27 +3,15 @@
 import numpy as np
 import pytest
 import xarray as xr
+from four_layers import FOUR_LAYERS
 
 from experiments.studies.ablation import ABLATION_KINDS, COMPONENT_SITES, HEAD_SITES, TEXT_MEASURES
 from experiments.studies.e6_repetition import CLAIMS, CROSS, STUDY, Config, mark_resolved
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import site_cells
-from jaxasr import Config as Model
 
-MODEL = Model(
-    n_mels=80,
-    n_audio_ctx=1500,
-    n_audio_state=66,
-    n_audio_head=3,
-    n_audio_layer=4,
-    n_vocab=100,
-    n_text_ctx=448,
-    n_text_state=66,
-    n_text_head=3,
-    n_text_layer=4,
-)
 SITES = (*COMPONENT_SITES, *HEAD_SITES)
-CELLS = site_cells(MODEL, SITES)  # one per layer of a component, and one per head
+CELLS = site_cells(FOUR_LAYERS, SITES)  # one per layer of a component, and one per head
 
 
 def make_results(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) -> xr.Dataset:

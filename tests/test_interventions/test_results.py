@@ -180,27 +180,11 @@ def test_time_is_drawn_under_the_spectrogram_and_strengths_as_curves():
         plot(summary, "value")
 
 
-def test_labels_keep_the_order_of_the_grid():
+def test_labels_keep_the_order_of_the_grid(tiny_model):
     from interventions.patching.grid import Grid
-    from jaxasr import Config, sites
+    from jaxasr import sites
 
-    spec = sites.spec(
-        Config(
-            n_mels=7,
-            n_audio_ctx=11,
-            n_audio_state=15,
-            n_audio_head=3,
-            n_audio_layer=4,
-            n_vocab=101,
-            n_text_ctx=23,
-            n_text_state=15,
-            n_text_head=5,
-            n_text_layer=2,
-        ),
-        "encoder.resid_post",
-        1,
-        3,
-    )
+    spec = sites.spec(tiny_model.config, "encoder.resid_post", 1, 3)
     grid = Grid.of(spec, ("time", "layer"), window_s=0.04, n_frames=5, alphas=(1.0,), selected={})
     assert list(grid.labels()) == ["time", "layer"]
     np.testing.assert_allclose(grid.labels()["time"], [0, 0.04, 0.08])
