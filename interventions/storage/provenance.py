@@ -104,7 +104,8 @@ def commit() -> str | None:
     """Returns the git commit of this package, followed by `+` if its files differ from the commit.
 
     Only tracked files count. If git cannot compare them, they count as different. Outside a git
-    checkout, returns the environment variable JAXASR_COMMIT, or None if that is not set.
+    checkout, returns the environment variable JAXASR_COMMIT, or None if that is not set. Also
+    returns None in a checkout whose commit git cannot read.
     """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():

@@ -26,7 +26,8 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     ogg, mp3, aiff and others. PyAV (`pip install "jaxasr[media]"`) decodes the files that
     libsndfile cannot decode to the end, such as m4a, webm, mp4, amr, wma and concatenated files.
     Without PyAV, the program ffmpeg decodes these files. The length in the header does not matter,
-    so a truncated, streamed or unfinished file gives all samples that it contains.
+    so a truncated, streamed or unfinished file gives all samples that it contains. An unfinished
+    wav needs PyAV or ffmpeg for this.
 
     Decodes block by block. The peak memory is twice the size of the result at any sample rate and
     number of channels. Three hours take 2 x 691 MB.
