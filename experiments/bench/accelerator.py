@@ -20,13 +20,13 @@ import typer
 # leaves its time to the later ones.
 SECTIONS = {
     "machine": 25,
-    "attention": 25,
-    "decoder_sweep": 60,
-    "encoder_sweep": 60,
-    "transcribe": 70,
-    "many": 50,
+    "attention": 20,
+    "transcribe": 75,
+    "many": 75,
+    "encoder_sweep": 55,
     "probes": 35,
-    "capture": 35,
+    "decoder_sweep": 45,
+    "capture": 30,
 }
 SIZES = ("large-v3", "tiny")
 _DTYPE_OF_SIZE = {"large-v3": "bfloat16", "tiny": "float32"}

@@ -28,6 +28,7 @@ Figure = dict[str, Any]
 _BATCHES = {"large-v3": (1, 8, 32), "tiny": (1, 2)}
 _BANKS = {"large-v3": ((8, 1200, 384), (33, 5000, 1280)), "tiny": ((2, 60, 16),)}
 _MATRIX_ROWS = {"large-v3": None, "tiny": 256}  # None: chosen for the backend
+_COPIED_NUMBERS = {"large-v3": 1 << 30, "tiny": 1 << 22}
 _NEW_TOKENS = {"large-v3": 64, "tiny": 8}
 
 
@@ -79,6 +80,16 @@ def machine(job: Job) -> Iterator[Figure]:
         for dtype in ("bfloat16", "float32"):
             rate = worker.matmul_rate(library, dtype)
             yield {"library": library, "matrix_dtype": dtype, "tflops": rate / 1e12}
+    yield {"library": "jax", **_measure_copy(_COPIED_NUMBERS[job["size"]])}
+
+
+def _measure_copy(n: int) -> Figure:
+    """Measures how many bytes per second the device reads and writes, with `n` float32 numbers."""
+    import jax
+    import jax.numpy as jnp
+
+    times = time_calls(jax.jit(lambda x: x + 1), jnp.zeros(n, jnp.float32), n=10)
+    return {"copy_gb_per_s": 2 * 4 * n / times["seconds"] / 1e9}
 
 
 def attention(job: Job) -> Iterator[Figure]:
@@ -142,6 +153,7 @@ def transcribe(job: Job) -> Iterator[Figure]:
                 for part in ("encode_s", "decode_s")
             )
             steps = max(map(len, results[0]["tokens"]))
+            step_bytes = _bytes_of_step(job, batch)
             encoder_flops = flops.encoder_flops(job["size"], batch, with_memory=who == "jaxasr")
             yield {
                 "who": who,
@@ -151,11 +163,28 @@ def transcribe(job: Job) -> Iterator[Figure]:
                 "decode_s": decode_s,
                 "steps": steps,
                 "ms_per_step": 1e3 * decode_s / max(1, steps),
+                "step_gb_per_s": step_bytes * max(1, steps) / decode_s / 1e9,
                 "seconds_of_audio_per_s": 30 * batch / (encode_s + decode_s),
                 "encode_tflops": encoder_flops / encode_s / 1e12,
             }
     for who, worker in workers.items():
         yield {"who": who, **worker.numbers()}
+
+
+def _bytes_of_step(job: Job, batch: int) -> int:
+    """Returns the bytes that a decoding step must read.
+
+    These are the decoder's weights, and the cross-attention keys and values of every row.
+    """
+    import jax.numpy as jnp
+
+    from jaxasr.config import SIZES
+
+    config, n_bytes = SIZES[job["size"]], jnp.dtype(job["dtype"]).itemsize
+    width, n_layers = config.n_text_state, config.n_text_layer
+    # Products of a layer: 8 D² for the MLP, 4 D² for self-attention, 2 D² for cross-attention.
+    weights = 14 * n_layers * width**2 + config.n_vocab * width
+    return n_bytes * (weights + 2 * batch * n_layers * config.n_audio_ctx * width)
 
 
 def run_section(name: str, job: Job) -> None:

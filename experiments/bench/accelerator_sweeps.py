@@ -12,6 +12,7 @@ from experiments.bench.timing import measures_torch, time_calls
 
 Figure = dict[str, Any]
 N_TOKENS = 11  # tokens that the decoder reads in sweeps
+N_TOKENS_OF_MANY = 30  # in sweeps of several recordings
 # How torch computes cells: name, mode of `TorchSweeper.run`, cells that are measured, and cells per
 # pass.
 _DECODER_METHODS = (
@@ -69,27 +70,55 @@ def sweep(job: Job, kind: str) -> Iterator[Figure]:
 
 
 def many(job: Job) -> Iterator[Figure]:
-    """Measures a sweep over all heads of one and of several recordings, and attribution."""
-    import jax.numpy as jnp
-
+    """Measures sweeps over all heads of one and of several recordings, and attribution."""
     from experiments.bench import models
     from interventions import Run, attribution, logit_diff, sweep as run_sweep
 
     model, mels = models.jax_model(job), np.load(job["mels"])
-    grid: dict[str, Any] = {"site": "decoder.cross_attn.z", "over": ("layer", "head")}
-    grid["metric"] = logit_diff(job["answer"], job["foil"])
-    for n in (1, len(mels) // 2):
-        tokens = np.tile(np.array(job["tokens"][:N_TOKENS], np.int32), (n, 1))
-        runs = [  # target and source
-            Run(mel=mels[start : start + n], tokens=jnp.asarray(tokens)).encode(model)
-            for start in (0, len(mels) // 2)
-        ]
-        size = model.config.n_text_layer * model.config.n_text_head * n
-        for what, call in (("sweep", run_sweep), ("attribution", attribution)):
-            run = functools.partial(call, **grid)
-            times = time_calls(lambda run, *runs: run(*runs).values, run, model, *runs, n=2)
-            rate = {"cells_per_s": size / times["seconds"]}
-            yield {"what": what, "recordings": n, "cells": size, **times, **rate}
+    n_tokens, n_rows = min(N_TOKENS_OF_MANY, model.config.n_text_ctx), len(mels)
+    row = np.array(job["tokens"][:n_tokens], np.int32)
+    # The source of every recording is the next one.
+    tokens = np.tile(row, (n_rows, 1))
+    target, source = (Run(mel=x, tokens=tokens) for x in (mels, np.roll(mels, 1, axis=0)))
+    heads = {"site": "decoder.cross_attn.z", "over": ("layer", "head")}
+    positions = {**heads, "over": ("layer", "head", "position")}
+    half = slice(n_rows // 2)
+    encoded = [
+        Run(mel=run.mel[half], tokens=tokens[half]).encode(model) for run in (target, source)
+    ]
+    first = [run.row(0) for run in encoded]
+    cases = (
+        ("sweep over heads", run_sweep, heads, first),
+        ("sweep over heads", run_sweep, heads, encoded),
+        ("sweep over heads and positions", run_sweep, positions, encoded),
+        ("attribution", attribution, heads, first),
+        ("attribution", attribution, heads, encoded),
+        ("encoding, and sweep over heads", run_sweep, heads, [target, source]),
+    )
+    for what, call, grid, runs in cases:
+        run = functools.partial(call, **grid, metric=logit_diff(job["answer"], job["foil"]))
+        times = time_calls(lambda call, *runs: call(*runs).values, run, model, *runs, n=2)
+        yield {
+            "what": what,
+            "recordings": runs[0].batch,
+            "tokens": n_tokens,
+            **times,
+            **_rates(call, times["seconds"], model, *runs, **run.keywords),
+            "seconds_of_484_recordings": times["seconds"] * 484 / runs[0].batch,
+        }
+
+
+def _rates(call: Any, seconds: float, *runs: Any, **grid: Any) -> dict[str, float]:
+    """Returns cells per second, and the rate of the operations that a sweep counts."""
+    from interventions import plan_sweep, sweep as run_sweep
+    from interventions.patching import cost
+
+    plan = plan_sweep(*runs, **grid)
+    cells = plan.work.grid.size * plan.work.n_examples
+    rates = {"cells": cells, "cells_per_s": cells / seconds}
+    if call is run_sweep:
+        rates["tflops"] = cost.flops(plan.work) / seconds / 1e12
+    return rates
 
 
 def probes(shapes: Sequence[tuple[int, int, int]]) -> Iterator[Figure]:

@@ -121,7 +121,7 @@ class TorchSweeper:
         handles += [
             layer.register_forward_hook(self._store_frames) for layer in self.model.encoder.layers
         ]
-        self.model(input_features=self.mels[1:], decoder_input_ids=self.tokens, use_cache=False)
+        self.model(input_features=self.mels[1:2], decoder_input_ids=self.tokens, use_cache=False)
         for handle in handles:
             handle.remove()
         self.outputs = self.model.encoder(self.mels[:1])
