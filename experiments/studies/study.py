@@ -209,8 +209,8 @@ class Study:
         analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses neither the model nor
             the recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
-        presets: changed settings by preset. "here" is for a folder of recordings and a small model,
-            "builtin" for the recordings of the package. "quick" is applied after another preset.
+        presets: changed settings by preset. "all" (if missing: "here") is for all recordings,
+            "here" for a small model, "builtin" for the package's. "quick" is applied after another.
         claims: the tested claims by key. `analyse` returns one finding for each claim.
         differs: differences between our method and the paper's.
         version: number to increase when `run` changes, so that `cache` ignores old items.
@@ -233,13 +233,14 @@ class Study:
         """Returns the settings of a preset.
 
         Args:
-            preset: "paper" or a key of `presets` other than "quick".
+            preset: "paper", "all" or a key of `presets` other than "quick".
             quick: whether to apply the preset "quick" as well.
-            seed: seed of sampling, noise and resampling.
+            seed: seed of the study.
 
         Raises:
             ValueError: the preset is unknown.
         """
+        preset = "here" if preset == "all" and preset not in self.presets else preset
         names = {"paper", *self.presets} - {"quick"}
         if preset not in names:
             raise ValueError(f"preset: expected one of {', '.join(sorted(names))}, got {preset!r}.")

@@ -117,6 +117,12 @@ def test_quick_applies_on_top_of_a_preset():
         fake_study().configured("mine")
 
 
+def test_a_study_without_settings_for_all_recordings_uses_those_of_a_small_model():
+    assert fake_study().configured("all").n == 8
+    presets = {"all": {"n": 99}, "here": {"n": 8}}
+    assert dataclasses.replace(fake_study(), presets=presets).configured("all").n == 99
+
+
 @pytest.mark.parametrize(
     ("evidence", "verdict"),
     [
@@ -276,7 +282,7 @@ def test_the_recordings_of_a_run_are_printed(monkeypatch, tmp_path):
     from experiments import runtime
     from experiments.data import real_speech
 
-    monkeypatch.setattr(real_speech, "folder", lambda: None)
+    monkeypatch.setattr(real_speech, "folders", lambda: ())
     monkeypatch.setattr(runtime, "start", lambda *arguments: None)
     monkeypatch.setattr(runtime, "load", lambda model, dtype: None)
     monkeypatch.setattr("experiments.studies.reproduce.reproduce_all", lambda *arguments: {})
