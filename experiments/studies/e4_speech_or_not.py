@@ -182,7 +182,7 @@ def is_fluent(text: str, config: Config) -> bool:
     spelled_words = [word for word in words(text).split() if any(map(str.isalpha, word))]
     # `is_loop` compares integers, so each word is replaced by the index where it first occurs.
     ids = [spelled_words.index(word) for word in spelled_words]
-    return len(spelled_words) >= config.least_words and not is_loop(ids)
+    return len(spelled_words) >= config.least_words and not is_loop(ids, text)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:

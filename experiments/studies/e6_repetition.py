@@ -100,10 +100,11 @@ class Config(Settings):
     kinds: tuple[str, ...] = paper(ABLATION_KINDS, "section 4.5: white-noise patch and ablation")
     heads: bool = paper(True, "section 4.5: every head after every layer")
     max_new_tokens: int = choice(
-        448 - 8, "nearly the whole context of 448 tokens; the detector needs 32 tokens"
+        448 - 8, "nearly the whole context of 448 tokens; the detector needs 48 tokens"
     )
     detector: str = choice(
-        "an n-gram of up to 8 tokens that occurs 4 times in a row, or a compression ratio > 2.4",
+        "an n-gram that occurs 4 times in a row (3 times from 6 tokens on), or a compression "
+        "ratio > 2.4",
         "no rule was found in the paper",
     )
     noise: str = choice(
@@ -144,7 +145,7 @@ def mark_resolved(arrays: xr.Dataset) -> xr.DataArray:
     rate must be lower than without the intervention.
     """
     is_closer = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
-    return ((arrays.repetitive == 0) & (arrays.length > 0) & is_closer).astype(float)
+    return ((arrays.loop == 0) & (arrays.length > 0) & is_closer).astype(float)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:

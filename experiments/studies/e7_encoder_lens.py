@@ -178,11 +178,12 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 def _has_usable_text(arrays: xr.Dataset) -> Bool[np.ndarray, "N"]:
     """Marks recordings whose final text has words and is not a loop."""
-    texts = zip(arrays.text.values[:, -1], arrays.language.values)
-    final_words = [words(str(text), str(code)).split() for text, code in texts]
+    texts = zip(map(str, arrays.text.values[:, -1]), map(str, arrays.language.values))
+    rows = [(words(text, code).split(), text) for text, code in texts]
     # `is_loop` compares integers, so each word is replaced by the index where it first occurs.
     return np.array(
-        [bool(row) and not is_loop([row.index(word) for word in row]) for row in final_words], bool
+        [bool(row) and not is_loop([row.index(word) for word in row], text) for row, text in rows],
+        bool,
     )
 
 

@@ -175,7 +175,7 @@ def find_loops(
         measured = cache.one_by_one("loop search", candidates, measure)
         for position, (clip, numbers) in enumerate(zip(candidates, measured)):
             progress(position, len(candidates))
-            if numbers["repetitive"]:
+            if numbers["loop"]:
                 loops.append(clip)
             if len(loops) == n:
                 break

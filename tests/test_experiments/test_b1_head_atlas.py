@@ -37,7 +37,7 @@ def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> 
     shape = (3 * N, 1, len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:N, 0] = 5 * (1 - silenced)
-    values["repetitive"][N : 2 * N, 0] = 1 - stopped
+    values["loop"][N : 2 * N, 0] = 1 - stopped
     values["wer"][2 * N :, 0], values["length"] = wer, np.full(shape, 9.0)
     baseline = {name: np.zeros(3 * N) for name in TEXT_MEASURES}
     baseline["insertions"][:N] = 5

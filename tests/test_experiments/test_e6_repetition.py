@@ -25,10 +25,10 @@ def make_results(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) 
     n_loops, n = len(stopped), len(stopped) + len(wer)
     shape = (n, len(ABLATION_KINDS), len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in TEXT_MEASURES}
-    values["repetitive"][:n_loops], values["length"] = 1 - stopped, np.full(shape, 9.0)
+    values["loop"][:n_loops], values["length"] = 1 - stopped, np.full(shape, 9.0)
     values["cer"][:n_loops], values["wer"][n_loops:] = np.where(stopped, 0.5, 3), wer
     baseline = {name: np.zeros(n) for name in TEXT_MEASURES}
-    baseline["repetitive"][:n_loops] = 1
+    baseline["loop"][:n_loops] = 1
     baseline["cer"] = np.where(np.arange(n) < with_words * n_loops, 3.0, np.nan)
     return xr.Dataset(
         {name: (("example", "kind", "cell"), value) for name, value in values.items()}
@@ -89,9 +89,9 @@ def test_fragile_loops_single_out_no_cell():
 
 def test_a_loop_is_resolved_only_by_a_better_text():
     data = planted_results(6)
-    data.cer[0, 0, 0], data.repetitive[0, 0, 0] = 4.0, 0.0  # no loop, but more errors than before
-    data.length[1, 0, 0], data.repetitive[1, 0, 0] = 0.0, 0.0  # an empty text
-    data.cer[5, 0, 0], data.repetitive[5, 0, 0] = 4.0, 0.0  # unknown words
+    data.cer[0, 0, 0], data.loop[0, 0, 0] = 4.0, 0.0  # no loop, but more errors than before
+    data.length[1, 0, 0], data.loop[1, 0, 0] = 0.0, 0.0  # an empty text
+    data.cer[5, 0, 0], data.loop[5, 0, 0] = 4.0, 0.0  # unknown words
     assert mark_resolved(data).values[[0, 1, 5], 0, 0].tolist() == [0, 0, 1]
 
 
