@@ -19,7 +19,8 @@ from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, ablate, mean_edits, to_dataset
 from experiments.studies.best_cell import best_cell
 from experiments.studies.head_effects import atlas_figure, effects, head_names
-from experiments.studies.recordings import clean_speech, find_loops, nonspeech_or_noise
+from experiments.studies.nonspeech import nonspeech_or_noise
+from experiments.studies.recordings import clean_speech, find_loops
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.edits import site_cells
 from jaxasr import Recogniser

@@ -25,7 +25,8 @@ from experiments.studies.hallucination_edits import (
     identity,
     make_all_edits,
 )
-from experiments.studies.recordings import clean_speech, nonspeech_or_noise
+from experiments.studies.nonspeech import nonspeech_or_noise
+from experiments.studies.recordings import clean_speech
 from experiments.studies.selection import language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.figures import plots
