@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
-from experiments.studies.matched_pairs import error_rates, match_pairs, n_words, speaker_or_id
+from experiments.studies.matched_pairs import error_rates, match_pairs, speaker_or_id
+from experiments.studies.noisy_sentences import countable_sentences, noise_level, with_noisy_copies
 from experiments.studies.probing import ProbingSettings, Untestable
 from experiments.studies.probing_analysis import (
     accuracy,
@@ -23,16 +22,9 @@ from experiments.studies.probing_analysis import (
     score_auroc,
     summarize_probes,
 )
-from experiments.studies.probing_figures import accuracy_figure
-from experiments.studies.selection import (
-    first_window,
-    language,
-    select_speech,
-    set_of,
-    supported_languages,
-)
+from experiments.studies.probing_figures import accuracy_figure, area_figure
+from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
-from interventions.figures import plots
 from jaxasr import Recogniser
 
 # Ranges of relative depth. The paper's layer 22 of 32 has depth 0.72, its layer 5 depth 0.19.
@@ -87,6 +79,12 @@ class Config(ProbingSettings):
     recordings: int = choice(
         2620, "recordings to transcribe in search of errors, as many as LibriSpeech test-clean has"
     )
+    snr_db: tuple[int, ...] = choice(
+        (), "levels of added noise; each recording is also transcribed in each of them"
+    )
+    worst: float = choice(
+        1 / 3, "share of the transcripts that counts as bad; the paper takes those with most errors"
+    )
     least_words: int = choice(3, "fewest spoken words; the error rate of a single word is 0 or 1")
     longer: float = choice(1.25, "largest ratio between the word counts of a matched pair")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
@@ -94,7 +92,8 @@ class Config(ProbingSettings):
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes all recordings, and runs `probe_pairs` for each kind of error."""
-    clips = _select_recordings(asr, corpus, config)
+    sentences = countable_sentences(asr, corpus, config.recordings, config.least_words)
+    clips = with_noisy_copies(sentences, corpus, config.snr_db, config.seed)
 
     def transcribe(clip: Utterance) -> Arrays:
         audio = first_window(clip)
@@ -109,23 +108,6 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         return probe_pairs(question, clips, features, rate_by_id, config)
 
     return probing.concatenate({name: lambda name=name: probe(name) for name in QUESTION_TITLES})
-
-
-def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[Utterance]:
-    languages = supported_languages(asr, None)
-    clips = select_evenly(
-        [
-            clip
-            for clip in select_speech(corpus, len(corpus), languages, labelled=True)
-            if n_words(clip) >= config.least_words
-        ],
-        config.recordings,
-        set_of,
-    )
-    if len({clip.speaker for clip in clips}) > 1:
-        return clips
-    # Without speaker names, each recording is a cross-validation group of its own.
-    return [dataclasses.replace(clip, speaker="") for clip in clips]
 
 
 def probe_pairs(
@@ -150,7 +132,7 @@ def probe_pairs(
     Raises:
         Untestable: there are too few pairs.
     """
-    pairs = match_pairs(clips, rates, max_ratio=config.longer, n=config.per_class)
+    pairs = match_pairs(clips, rates, config.longer, config.per_class, config.worst)
     if len(pairs) < 2 * config.folds:
         raise Untestable(
             f"{question}: {len(pairs)} pairs of a bad and an error-free transcript of similar "
@@ -160,6 +142,10 @@ def probe_pairs(
     # Both recordings of a pair are in one cross-validation group, named after their speakers.
     groups = [" and ".join(sorted({speaker_or_id(clip) for clip in pair})) for pair in pairs]
     reported = np.array([reported_numbers(row) for row in rows])
+    in_pairs = [clip for pair in pairs for clip in pair]
+    levels = [
+        "none" if (level := clip.label(CONDITION)) is None else str(level) for clip in in_pairs
+    ]
     arrays = probing.probe_layers(
         question,
         layers=np.stack([row["last"] for row in rows], 1),
@@ -167,11 +153,14 @@ def probe_pairs(
         groups=np.repeat(groups, 2),
         config=config,
         baselines={"numbers at hand": reported, "mel": np.stack([row["mel"] for row in rows])},
-        examples=[clip.id for pair in pairs for clip in pair],
+        examples=[clip.id for clip in in_pairs],
         blocks=np.repeat(np.arange(len(pairs)), 2),  # the control swaps labels within pairs
     )
-    return arrays.assign(reported=(("example", "number"), reported)).assign_coords(
-        number=list(REPORTED_NUMBERS)
+    return arrays.assign(
+        reported=(("example", "number"), reported),
+        rate=("example", [rates[clip.id] for clip in in_pairs]),
+    ).assign_coords(
+        number=list(REPORTED_NUMBERS), snr_db=("example", [noise_level(clip) for clip in in_pairs])
     )
 
 
@@ -242,31 +231,10 @@ def _auroc_intervals(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws accuracy by layer, and areas under the ROC curve of probes and reported numbers."""
     figures = accuracy_figure(arrays, QUESTION_TITLES)
-    return figures | ({"auroc": _area_figure(_auroc_intervals(arrays, config))} if figures else {})
-
-
-def _area_figure(areas: dict[str, dict[str, list[float]]]) -> Figure:
-    figure, axes = plots.panels(1, len(areas), width=4.4, height=3.4, sharey=True)
-    for panel, (question, intervals) in zip(axes, areas.items()):
-        _draw_intervals(panel, intervals)
-        panel.set(title=QUESTION_TITLES[question], xlabel="area under the ROC curve")
-    return figure
-
-
-def _draw_intervals(axes: Axes, intervals: dict[str, list[float]]) -> None:
-    names = [name for name in intervals if name != "embedding"][::-1]
-    value, low, high = np.array([intervals[name] for name in names]).T
-    colours = [_colour(name) for name in names]
-    axes.hlines(range(len(names)), low, high, color=colours)
-    axes.scatter(value, range(len(names)), color=colours, s=18, zorder=3)
-    axes.axvline(0.5, color=plots.GREY, linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(names)), [f"layer {n}" if n.isdigit() else n for n in names])
-
-
-def _colour(name: str) -> str:
-    if name in REPORTED_NUMBERS:
-        return plots.ACCENT
-    return plots.BLUE if name.isdigit() else plots.GREY
+    if not figures:
+        return figures
+    areas = _auroc_intervals(arrays, config)
+    return figures | {"auroc": area_figure(areas, QUESTION_TITLES, REPORTED_NUMBERS)}
 
 
 STUDY = Study(
@@ -282,9 +250,10 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"recordings": 260},
+        "all": {"per_class": 2000, "recordings": 1000, "snr_db": (10, 5, 0)},
+        "here": {"recordings": 120, "snr_db": (5, 0)},
         "builtin": {"recordings": 40, "least_words": 1},
-        "quick": {"recordings": 150},
+        "quick": {"recordings": 40},
     },
     claims=CLAIMS,
     differs=(
