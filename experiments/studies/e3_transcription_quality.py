@@ -143,9 +143,7 @@ def probe_pairs(
     groups = [" and ".join(sorted({speaker_or_id(clip) for clip in pair})) for pair in pairs]
     reported = np.array([reported_numbers(row) for row in rows])
     in_pairs = [clip for pair in pairs for clip in pair]
-    levels = [
-        "none" if (level := clip.label(CONDITION)) is None else str(level) for clip in in_pairs
-    ]
+    levels = [noise_level(clip) for clip in in_pairs]
     arrays = probing.probe_layers(
         question,
         layers=np.stack([row["last"] for row in rows], 1),
@@ -159,9 +157,7 @@ def probe_pairs(
     return arrays.assign(
         reported=(("example", "number"), reported),
         rate=("example", [rates[clip.id] for clip in in_pairs]),
-    ).assign_coords(
-        number=list(REPORTED_NUMBERS), snr_db=("example", [noise_level(clip) for clip in in_pairs])
-    )
+    ).assign_coords(number=list(REPORTED_NUMBERS), snr_db=("example", levels))
 
 
 def reported_numbers(item: Arrays) -> list[float]:
