@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
+from experiments.studies.claims import Claim
+from experiments.studies.evidence import Evidence
 from experiments.studies.features import transcript_features
 from experiments.studies.matched_pairs import error_rates, match_pairs, speaker_or_id
 from experiments.studies.noisy_sentences import countable_sentences, noise_level, with_noisy_copies
@@ -24,7 +26,7 @@ from experiments.studies.probing_analysis import (
 )
 from experiments.studies.probing_figures import accuracy_figure, area_figure
 from experiments.studies.selection import first_window, language
-from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
+from experiments.studies.study import Analysis, Study, choice, paper
 from jaxasr import Recogniser
 
 # Ranges of relative depth. The paper's layer 22 of 32 has depth 0.72, its layer 5 depth 0.19.
