@@ -8,10 +8,10 @@ import numpy as np
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import select_evenly
 from experiments.studies.matched_pairs import CONDITION
-from experiments.studies.nonspeech import nonspeech
+from experiments.studies.nonspeech import nonspeech, one_per_source
 from experiments.studies.recordings import has_countable_words
 from experiments.studies.selection import select_speech, set_of, supported_languages
-from experiments.studies.speaker_attributes import distinct_sources, in_noise
+from experiments.studies.speaker_attributes import in_noise
 from jaxasr import Recogniser
 
 
@@ -55,7 +55,7 @@ def with_noisy_copies(
     Returns:
         The recordings, then their copies, which have the label `snr_db`.
     """
-    backgrounds = distinct_sources(nonspeech(corpus, len(corpus)))
+    backgrounds = one_per_source(nonspeech(corpus, len(corpus)))
     speakers = list(dict.fromkeys(clip.speaker for clip in clips))
     order = np.random.default_rng(seed).permutation(max(len(backgrounds), len(speakers)))
     numbers = {name: int(number) for name, number in zip(speakers, order)}

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,20 @@ def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:
         for clip in select_evenly(group, len(group), lambda clip: clip.label("noise_class"))
     ]
     return ordered[:n]
+
+
+def one_per_source(clips: Iterable[Utterance]) -> list[Utterance]:
+    """Returns the first recording of each source, so that all are independent.
+
+    Example:
+        >>> clips = [Utterance("a1", "a.wav", speaker="Ann"), Utterance("a2", "b.wav", "Ann")]
+        >>> [clip.id for clip in one_per_source(clips)]
+        ['a1']
+    """
+    first: dict[str, Utterance] = {}
+    for clip in clips:
+        first.setdefault(source_of(clip), clip)
+    return list(first.values())
 
 
 def nonspeech_or_noise(corpus: Corpus, n: int) -> list[Utterance]:
