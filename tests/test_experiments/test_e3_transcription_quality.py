@@ -49,10 +49,15 @@ def make_results(effect: float, seed: int = 0, reported_effect: float = 0.0) -> 
         others = {name: np.float64(rng.normal()) for name in ("ratio", "no_speech", "tokens")}
         features[utterance.id] = {"last": states[:, n], "mel": mel, "logprob": logprob, **others}
 
-    def probe(kind: str) -> xr.Dataset:
-        return probe_pairs(kind, clips, features, rates, CONFIG)
-
-    return probing.concatenate({kind: lambda kind=kind: probe(kind) for kind in QUESTION_TITLES})
+    # Both questions have the same rows.
+    rows = probe_pairs("errors", clips, features, rates, CONFIG)
+    n = rows.sizes["example"]
+    return probing.concatenate(
+        {
+            kind: lambda kind=kind: rows.assign_coords(question=("example", [kind] * n))
+            for kind in QUESTION_TITLES
+        }
+    )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:

@@ -51,7 +51,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_a_planted_difference_is_detected():
-    data = make_results(16.0)
+    data = make_results(16.0, n=96)  # with fewer groups, no accuracy shows 95 %
     assert verdicts(data) == dict.fromkeys(CLAIMS, SUPPORTED)
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
