@@ -42,7 +42,7 @@ UPPER_DEPTHS, SHALLOW_DEPTHS = (0.66, 0.78), (0, 0.3)
 # Panel titles by question. A question is one kind of error.
 QUESTION_TITLES = {"errors": "errors against none", "insertions": "insertions against none"}
 _AREA = "area under the ROC curve of the probe at depth 0.66 to 0.78"
-_GAIN = {"units": "speakers", "family": SECONDARY, "least": 0.05}
+_claim_gain = functools.partial(Claim, units="speakers", family=SECONDARY, least=0.05)
 CLAIMS = {
     "predicts": Claim(
         "The state at the end of the text distinguishes the worst transcripts from faultless ones",
@@ -62,18 +62,16 @@ CLAIMS = {
         unit="%",
         units="speakers",
     ),
-    "beats_logprob": Claim(
+    "beats_logprob": _claim_gain(
         "The state predicts errors better than the mean log-probability does",
         "not asked",
         f"{_AREA}, minus that of the mean log-probability",
-        **_GAIN,
     ),
-    "beats_at_hand": Claim(
+    "beats_at_hand": _claim_gain(
         "The state predicts errors better than log-probability, compression ratio, no-speech "
         "probability and length together",
         "not asked",
         f"{_AREA}, minus that of a probe of these four numbers",
-        **_GAIN,
     ),
     "insertions": Claim(
         "The state also predicts whether the text has words that were not spoken (insertions)",
@@ -85,11 +83,10 @@ CLAIMS = {
         family=SECONDARY,
         floor="the mean log-probability",
     ),
-    "insertions_beat_logprob": Claim(
+    "insertions_beat_logprob": _claim_gain(
         "The state predicts inserted words better than the mean log-probability does",
         "not asked",
         f"{_AREA}, minus that of the mean log-probability",
-        **_GAIN,
     ),
 }
 

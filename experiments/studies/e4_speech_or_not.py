@@ -34,9 +34,9 @@ POSITION_TITLES = {"last": "at the end of the text", "first": "before the first 
 # Names of the probes that make the claims trivial if they do as well.
 SPECTRUM, REPORTED = "mel", "no-speech, log-probability"
 _FLOOR = "a probe of the no-speech probability and the log-probability, or of the mean spectrum"
-_UNITS = {"unit": "%", "units": "sources and speakers"}
+_claim = functools.partial(Claim, unit="%", units="sources and speakers")
 CLAIMS = {
-    "separates": Claim(
+    "separates": _claim(
         "The state at the end of the text distinguishes speech from sounds that were transcribed "
         "as speech and have a small no-speech probability",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
@@ -44,9 +44,8 @@ CLAIMS = {
         null=0.5,
         paper_value=0.992,
         floor=_FLOOR,
-        **_UNITS,
     ),
-    "almost_always": Claim(
+    "almost_always": _claim(
         "The state at the end of the text distinguishes speech from such sounds almost without "
         "error",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
@@ -54,9 +53,8 @@ CLAIMS = {
         null=0.95,
         paper_value=0.992,
         floor=_FLOOR,
-        **_UNITS,
     ),
-    "at_once": Claim(
+    "at_once": _claim(
         "The state before the first token already distinguishes speech from such sounds",
         "not asked",
         "balanced accuracy at depth 0.33 to 0.91 of the state after the prompt",
@@ -64,25 +62,22 @@ CLAIMS = {
         least=0.75,
         family=SECONDARY,
         floor=_FLOOR,
-        **_UNITS,
     ),
-    "beyond_reported": Claim(
+    "beyond_reported": _claim(
         "The state at the end of the text is more informative than the no-speech probability and "
         "the log-probability",
         "not asked",
         "balanced accuracy at depth 0.33 to 0.91, minus that of a probe of these two numbers",
         least=0.05,
         family=SECONDARY,
-        **_UNITS,
     ),
-    "beyond_sound": Claim(
+    "beyond_sound": _claim(
         "The state at the end of the text is more informative than the mean spectrum",
         "not asked",
         "balanced accuracy at depth 0.33 to 0.91, minus that of a probe of the mean log-mel "
         "spectrum",
         least=0.05,
         family=SECONDARY,
-        **_UNITS,
     ),
 }
 

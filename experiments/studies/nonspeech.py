@@ -23,6 +23,8 @@ _REFUSED_CLASSES = re.compile(
 )
 # Exponents of the amplitude spectrum, which is proportional to 1 / frequency ** exponent.
 _NOISE_EXPONENT = {"white": 0, "pink": 0.5, "brown": 1}
+# Parts of ids that differ between the frequency bands of one recording.
+_BANDS = re.compile(r"(?i)(broad|narrow|wide)(band)?|_for_\d+k")
 _RECIPE = "recipe "  # start of the label `source` of a recording that a recipe made
 
 
@@ -94,7 +96,7 @@ def source_of(clip: Utterance) -> str:
     that the recipe begins with.
 
     Returns:
-        The name; the id of the recording if nothing else is known.
+        The name. If nothing else is known, the id of the recording without its frequency band.
 
     Example:
         >>> source_of(Utterance("rain 2", "rain 2.wav", labels={"freesound_id": "17367"}))
@@ -107,7 +109,7 @@ def source_of(clip: Utterance) -> str:
     origin = str(clip.label("source") or "")
     if origin.startswith(_RECIPE):
         return _sources_of_recipes(real_speech.folders()).get(origin.removeprefix(_RECIPE), clip.id)
-    return clip.id
+    return _BANDS.sub("", clip.id)
 
 
 @functools.cache
