@@ -31,7 +31,7 @@ from experiments.studies.hallucination_rates import (
     hallucination_rates,
     judge_cost,
     judge_filter,
-    mean_interval,
+    rate_interval,
     share_changed,
 )
 from experiments.studies.halves import CHOOSE, CONFIRM, halves
@@ -188,7 +188,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         findings[f"{name}_cheap"] = judge_cost(cheap, cost, config.seed)
     intervals = {
         condition: {
-            name: mean_interval(values.sel(condition=condition), config.seed)
+            name: rate_interval(values.sel(condition=condition), config.seed)
             for name, values in rates.items()
         }
         for condition in CONDITIONS
@@ -216,7 +216,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 
 
 def _draw_bars(axes: Axes, values: xr.DataArray, seed: int) -> None:
-    intervals = [mean_interval(values.sel(condition=name), seed) for name in CONDITIONS]
+    intervals = [rate_interval(values.sel(condition=name), seed) for name in CONDITIONS]
     mean, low, high = np.array([interval or [np.nan] * 3 for interval in intervals]).T
     error = np.maximum([mean - low, high - mean], 0)  # matplotlib rejects negative lengths
     colours = [plots.GREY, plots.BLUE, plots.TEAL, plots.ACCENT]

@@ -95,8 +95,7 @@ class Config(ProbingSettings):
     backwards: bool = choice(True, "each sound, reversed in time, is a further example")
     white: int = choice(40, "white noises, of various lengths and levels")
     speeds: tuple[float, ...] = choice(
-        (0.67, 0.5, 0.35),
-        "speeds of further examples; slow sounds have smaller no-speech probabilities",
+        (0.67, 0.35), "speeds of further examples; slow sounds have smaller no-speech probabilities"
     )
     max_no_speech: float = choice(
         0.3,
@@ -261,7 +260,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "all": {},
+        "all": {"seconds": ()},
         "here": {
             **{"per_class": 70, "seconds": (), "backwards": False, "speeds": (), "white": 12},
             "max_no_speech": 0.6,

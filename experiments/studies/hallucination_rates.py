@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.studies.claims import SECONDARY, Claim, Finding
-from experiments.studies.evidence import interval_evidence, mean_evidence
+from experiments.studies.evidence import interval_evidence, mean_evidence, share_evidence
 from experiments.studies.hallucination_edits import EDIT_TITLES
 from experiments.studies.pair_evidence import with_width
 from interventions.stats import share_interval
@@ -123,9 +123,23 @@ def judge_filter(baseline: xr.Dataset, seed: int) -> Finding:
     return CLAIMS["filter"].judge(interval_evidence(with_width(area), CLAIMS["filter"].null))
 
 
-def mean_interval(values: xr.DataArray, seed: int) -> list[float]:
-    """Returns the mean and both ends of its interval; [] for fewer than two values."""
-    if len(set(values.source.values[values.notnull().values])) < 2:
+def rate_interval(values: xr.DataArray, seed: int) -> list[float]:
+    """Returns a mean rate of `hallucination_rates` and both ends of its interval.
+
+    Args:
+        values: [example], rates of one condition.
+        seed: seed of the bootstrap.
+
+    Returns:
+        Three numbers; [] for fewer than two sources with a rate. The interval of a share of
+        independent recordings is exact.
+    """
+    x, sources = values.values, values.source.values
+    known = np.isfinite(x)
+    if len(set(sources[known])) < 2:
         return []
-    mean = mean_evidence(values.values, values.source.values, bounds=(0.0, 1.0), seed=seed)
-    return [round(float(x), 4) for x in (mean.value, mean.low, mean.high)]
+    if np.isin(x[known], (0, 1)).all():
+        mean = share_evidence(x, sources, null=0.5, seed=seed)
+    else:
+        mean = mean_evidence(x, sources, bounds=(0.0, 1.0), seed=seed)
+    return [round(float(number), 4) for number in (mean.value, mean.low, mean.high)]
