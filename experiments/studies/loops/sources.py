@@ -17,6 +17,8 @@ VOICES = (
     "children playing",
     "street music",
 )
+# Parts of the label `speech_kind` of speech whose words may repeat.
+_MAY_REPEAT = ("digit", "spelled", "phonation", "keyword")
 
 
 def source_of(clip: Utterance) -> str:
@@ -43,7 +45,7 @@ def speech(corpus: Corpus, *, foreign: bool) -> list[Utterance]:
         clip
         for clip in select_speech(corpus, len(corpus))
         if (language(clip) != "en") is foreign
-        and "digit" not in str(clip.label("speech_kind"))
+        and not any(word in str(clip.label("speech_kind")) for word in _MAY_REPEAT)
         and not _is_trigger(clip)
     ]
     return sorted(select_evenly(clips, len(clips), set_of), key=_is_not_known_to_loop)
