@@ -126,8 +126,8 @@ def test_two_files_of_one_recording_are_one_source():
 
 def test_the_built_in_recordings_make_inputs():
     counts = Counter(item.clip.label("origin") for item in candidates(builtin(), False))
-    assert counts[CHANNEL] > 50
-    assert counts[DAMAGE] > 50
+    assert counts[CHANNEL] > 40
+    assert counts[DAMAGE] > 20
 
 
 def test_known_loops_of_the_data_folder_are_labelled(data_dir):
@@ -144,7 +144,7 @@ def test_known_loops_of_the_data_folder_are_labelled(data_dir):
     }
     for name, origin in origins.items():
         assert clips[f"dev/triggers/{name}.flac"].label("origin") == origin
-    assert clips["dev/triggers/d2636_babble.flac"].label("source") == "ls4018"
+    assert clips["dev/triggers/d2636_babble.flac"].label("source") == "ls1841"
     assert clips["dev/triggers/d0775_speech_noise.flac"].transcript
 
 

@@ -27,6 +27,7 @@ from experiments.studies.loops.sources import (
     source_of,
     speech,
 )
+from experiments.studies.recordings import synthetic_noises
 from experiments.studies.selection import WINDOW_S, first_window, language
 from interventions.corruptions import add
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
@@ -219,7 +220,7 @@ def _continued(corpus: Corpus, multilingual: bool) -> Iterator[Candidate]:
 
 def _after_loop(corpus: Corpus, multilingual: bool) -> Iterator[Candidate]:
     # English speech ends such a loop: 0 of 24 recordings looped in base.
-    clips = [*sounds(corpus), *speech(corpus, foreign=True)]
+    clips = [*(sounds(corpus) or synthetic_noises(24)), *speech(corpus, foreign=True)]
     alternating = select_evenly(clips, len(clips), lambda clip: bool(language(clip)))
     for position, clip in enumerate(alternating):
         line = LOOPED_LINES[position // 2 % len(LOOPED_LINES)]
