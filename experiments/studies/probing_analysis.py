@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from experiments.studies.probing import ProbingSettings, Text, questions, reason_untestable, rows_of
 from experiments.studies.study import Claim, Evidence, Finding, layers_in_band, mean_evidence
-from interventions.stats.groups import group_scores
+from interventions.stats.groups import group_scores, inflate_variance
 from interventions.stats.roc import auroc_interval
 
 # Variables of `probe_layers`, by the names of their curves in the results.
@@ -60,23 +60,6 @@ def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: ProbingSe
     """
     evidence = mean_evidence(inflate_variance(values), null=claim.null, seed=config.seed)
     return claim.judge(_limit_to_unit_range(evidence))
-
-
-def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
-    """Multiplies deviations from the mean by √2, because out-of-fold predictions are correlated.
-
-    If labels cannot be predicted, a row is correct only if it happens to resemble rows of its class
-    in other folds. Resemblance is mutual, so the rows that it resembles are correct, too. Each
-    resemblance counts twice. The variance of the mean is then twice that of independent rows. If
-    labels can be predicted, the factor is conservative. An unbiased estimate of the variance does
-    not exist (Bengio and Grandvalet 2004).
-
-    Example:
-        >>> inflate_variance(np.array([-1.0, 1.0])).round(3)
-        array([-1.414,  1.414])
-    """
-    centre = np.mean(values, 0)
-    return centre + np.sqrt(2) * (values - centre)
 
 
 def _limit_to_unit_range(evidence: Evidence) -> Evidence:
