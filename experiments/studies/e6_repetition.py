@@ -26,9 +26,10 @@ from experiments.studies.ablation import (
     wer_change,
 )
 from experiments.studies.best_cell import best_cell
+from experiments.studies.claims import Claim, Finding
 from experiments.studies.loop_numbers import loop_numbers, speech_cost
 from experiments.studies.recordings import clean_speech, find_loops
-from experiments.studies.study import Analysis, Claim, Finding, Settings, Study, choice, paper
+from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from interventions.edits import site_cells
 from interventions.figures import plots
 from jaxasr import Recogniser
@@ -75,7 +76,7 @@ CLAIMS = {
         _COST_TEST.format("the best layer's cross-attention"),
         null=0.02,
         side="below",
-        min_examples=_MIN_CLEAN,
+        min_units=_MIN_CLEAN,
     ),
     "cheap_head": Claim(
         "Clean speech does not need the best head",
@@ -83,7 +84,7 @@ CLAIMS = {
         _COST_TEST.format("the best head"),
         null=0.02,
         side="below",
-        min_examples=_MIN_CLEAN,
+        min_units=_MIN_CLEAN,
     ),
 }
 

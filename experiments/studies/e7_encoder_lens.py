@@ -18,16 +18,9 @@ import jaxasr
 from experiments.analyses.text_kinds import CATEGORIES, error_rate, text_category
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
+from experiments.studies.claims import Claim
 from experiments.studies.selection import first_window, language, select_speech, supported_languages
-from experiments.studies.study import (
-    Analysis,
-    Claim,
-    Settings,
-    Study,
-    choice,
-    layers_in_band,
-    paper,
-)
+from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
 from interventions.generation.transcripts import is_loop, words
 from jaxasr import Recogniser
 

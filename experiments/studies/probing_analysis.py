@@ -11,8 +11,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from experiments.studies.claims import Claim, Finding
+from experiments.studies.evidence import Evidence, mean_evidence
 from experiments.studies.probing import ProbingSettings, Text, questions, reason_untestable, rows_of
-from experiments.studies.study import Claim, Evidence, Finding, layers_in_band, mean_evidence
+from experiments.studies.study import layers_in_band
 from interventions.stats.groups import group_scores, inflate_variance
 from interventions.stats.roc import auroc_interval
 
@@ -26,6 +28,9 @@ def judge_question(
     question: str,
     statistic: Callable[[xr.Dataset], np.ndarray | Evidence],
     config: ProbingSettings,
+    *,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+    floor: str = "",
 ) -> Finding:
     """Judges a claim by a statistic of the rows of one question.
 
@@ -35,31 +40,48 @@ def judge_question(
         question: the question.
         statistic: function of the question's rows that returns one number per group, or evidence.
         config: has the seed of the bootstrap.
+        bounds: smallest and largest possible number per group.
+        floor: name of the baseline, an entry of `layer`, whose accuracy is the claim's floor.
 
     Returns:
         The finding; not testable if the question has no rows.
     """
     if question not in questions(arrays):
         return claim.judge(None, reason_untestable(arrays, question))
-    result = statistic(rows_of(arrays, question))
-    if isinstance(result, Evidence):
-        return claim.judge(result)
-    return judge_groups(claim, result, config)
+    rows = rows_of(arrays, question)
+    result = statistic(rows)
+    if not isinstance(result, Evidence):
+        result = group_evidence(result, claim.null, bounds, config.seed)
+    if floor:
+        result = dataclasses.replace(result, floor=float(accuracy(rows, floor).mean()))
+    return claim.judge(result)
 
 
-def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: ProbingSettings) -> Finding:
-    """Judges a claim by the mean of one number per group, with a widened interval.
+def judge_groups(
+    claim: Claim,
+    values: Float[np.ndarray, "G"],
+    config: ProbingSettings,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> Finding:
+    """Judges a claim by the mean of one number per group; see `group_evidence`."""
+    return claim.judge(group_evidence(values, claim.null, bounds, config.seed))
+
+
+def group_evidence(
+    values: Float[np.ndarray, "G"], null: float, bounds: tuple[float, float], seed: int
+) -> Evidence:
+    """Estimates the mean of one number per group, with a widened interval.
 
     Args:
-        claim: the claim.
-        values: one number per group, in [-1, 1].
-        config: has the seed of the bootstrap.
+        values: one number per group.
+        null: the mean under the null hypothesis.
+        bounds: smallest and largest possible mean.
+        seed: seed of the bootstrap.
 
     Returns:
-        The finding. See `inflate_variance` for the width of the interval.
+        The evidence. See `inflate_variance` for the width of the interval.
     """
-    evidence = mean_evidence(inflate_variance(values), null=claim.null, seed=config.seed)
-    return claim.judge(_limit_to_unit_range(evidence))
+    return mean_evidence(inflate_variance(values), null=null, bounds=bounds, seed=seed)
 
 
 def _limit_to_unit_range(evidence: Evidence) -> Evidence:

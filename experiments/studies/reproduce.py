@@ -15,7 +15,8 @@ from experiments.item_cache import ItemCache, short_hash
 from experiments.progress import Progress
 from experiments.runtime import describe_weights
 from experiments.studies import registry, study_page
-from experiments.studies.study import Finding, Settings, Study
+from experiments.studies.claims import Finding
+from experiments.studies.study import Settings, Study
 from interventions.storage.process_parts import part_folder
 from interventions.storage.provenance import provenance
 from interventions.storage.results import save_result
@@ -214,7 +215,8 @@ def _finding_row(finding: Finding) -> dict[str, Any]:
     """Returns the claim, our evidence and the verdict, as in `result.json`."""
     evidence = finding.evidence and dataclasses.asdict(finding.evidence)
     outcome = {"ours": evidence, "verdict": finding.verdict, "why": finding.why}
-    return dataclasses.asdict(finding.claim) | outcome
+    claim = dataclasses.asdict(finding.claim) | {"least": finding.claim.least_value}
+    return claim | outcome | {"detectable": finding.detectable}
 
 
 def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> list[str]:

@@ -120,6 +120,35 @@ def speaker_of(clip: Utterance) -> str:
     return clip.speaker
 
 
+def limit_per_speaker(clips: Iterable[Utterance], n: int) -> list[Utterance]:
+    """Keeps at most `n` recordings of each speaker, spread evenly over the speaker's recordings.
+
+    All recordings of unknown speakers are kept.
+
+    Args:
+        clips: the recordings.
+        n: largest number of recordings per speaker.
+
+    Returns:
+        The recordings, in their order.
+
+    Example:
+        >>> clips = [Utterance(str(i), "a.wav", speaker) for i, speaker in enumerate(("A", "A", ""))]
+        >>> [clip.id for clip in limit_per_speaker(clips, 1)]
+        ['0', '2']
+    """
+    clips = list(clips)
+    by_speaker: dict[str, list[Utterance]] = {}
+    for clip in clips:
+        by_speaker.setdefault(clip.speaker, []).append(clip)
+    kept = {
+        clip.id
+        for speaker, own in by_speaker.items()
+        for clip in (select_evenly(own, n, lambda _: None) if speaker else own)
+    }
+    return [clip for clip in clips if clip.id in kept]
+
+
 def select_nonspeech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
     """Selects all recordings that are labelled as non-speech or with a class of noise.
 
