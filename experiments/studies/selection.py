@@ -133,7 +133,7 @@ def limit_per_speaker(clips: Iterable[Utterance], n: int) -> list[Utterance]:
         The recordings, in their order.
 
     Example:
-        >>> clips = [Utterance(str(i), "a.wav", speaker) for i, speaker in enumerate(("A", "A", ""))]
+        >>> clips = [Utterance(f"{n}", "a.wav", name) for n, name in enumerate(("A", "A", ""))]
         >>> [clip.id for clip in limit_per_speaker(clips, 1)]
         ['0', '2']
     """
