@@ -68,7 +68,7 @@ def judge_claims(arrays: xr.Dataset, config: ProbingSettings) -> dict[str, Findi
     """Judges `CLAIMS`.
 
     Args:
-        arrays: from `experiments.studies.probing.concatenate`, with rows of all pairs of categories.
+        arrays: from `experiments.studies.probing.concatenate`, with rows of every pair.
         config: has the seed of the bootstrap.
 
     Returns:

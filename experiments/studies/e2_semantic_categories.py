@@ -251,15 +251,15 @@ STUDY = Study(
         "all": {"categories": None},
         "here": {"categories": None, "per_category": 24},
         "builtin": {"categories": None, "per_category": 24},
-        "quick": {"per_category": 6, "splits": 1},
+        "quick": {"per_category": 4, "splits": 1},
     },
     claims=CLAIMS,
     version=2,
     differs=(
         "the words are those of a corpus with the label `category`",
-        "without such a corpus, two synthetic voices, one of them in two pitches, speak up to sixty "
-        "words of each of eight categories; if no voice is installed, the 24 words of the package "
-        "are used",
+        "without such a corpus, two synthetic voices, one of them in two pitches, speak up to "
+        "sixty words of each of eight categories; if no voice is installed, the 24 words of the "
+        "package are used",
         "only recordings whose text is the word that was spoken are probed",
         "folds by word; accuracy over all pairs of the available categories",
         "a probe of the embeddings of the words' tokens is plotted as a text-only reference",

@@ -3,6 +3,7 @@
 The selection is not random. The label `set` names the data set that a recording comes from.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -147,6 +148,11 @@ def limit_per_speaker(clips: Iterable[Utterance], n: int) -> list[Utterance]:
         for clip in (select_evenly(own, n, lambda _: None) if speaker else own)
     }
     return [clip for clip in clips if clip.id in kept]
+
+
+def of_few_per_speaker(corpus: Corpus, n: int) -> Corpus:
+    """Returns the corpus with at most `n` recordings of each speaker; see `limit_per_speaker`."""
+    return dataclasses.replace(corpus, utterances=tuple(limit_per_speaker(corpus.utterances, n)))
 
 
 def select_nonspeech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
