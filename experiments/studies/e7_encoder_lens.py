@@ -20,6 +20,7 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.layer_text_claims import CLAIMS, is_kind, judge_claims
 from experiments.studies.selection import (
+    cross_validation_groups,
     first_window,
     language,
     of_few_per_speaker,
@@ -83,7 +84,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
             "example": [clip.id for clip in clips],
             "depth": np.arange(asr.config.n_audio_layer + 1) / asr.config.n_audio_layer,
             "language": ("example", [language(clip) for clip in clips]),
-            "speaker": ("example", [clip.speaker or clip.id for clip in clips]),
+            "speaker": ("example", list(cross_validation_groups(clips).values())),
         },
     )
 

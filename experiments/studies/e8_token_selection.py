@@ -29,6 +29,7 @@ from experiments.studies.candidate_similarity import (
     word_tokens,
 )
 from experiments.studies.selection import (
+    cross_validation_groups,
     first_window,
     language,
     of_few_per_speaker,
@@ -88,6 +89,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     }
     dims = {"saturation": ("example",), "hit": ("example", "offset", "depth")}
     n_layers = asr.config.n_text_layer
+    speakers = cross_validation_groups(clips)
     return xr.Dataset(
         {name: (dims.get(name, ("example", "depth")), values) for name, values in means.items()},
         {
@@ -95,7 +97,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
             "depth": (np.arange(n_layers) + 1) / n_layers,
             "offset": list(TOKEN_OFFSETS),
             "language": ("example", [language(clip) for clip, _ in with_text]),
-            "speaker": ("example", [clip.speaker or clip.id for clip, _ in with_text]),
+            "speaker": ("example", [speakers[clip.id] for clip, _ in with_text]),
             "n_tokens": ("example", [item["saturation"].size for _, item in with_text]),
         },
     )

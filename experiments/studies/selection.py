@@ -124,14 +124,14 @@ def speaker_of(clip: Utterance) -> str:
 def limit_per_speaker(clips: Iterable[Utterance], n: int) -> list[Utterance]:
     """Keeps at most `n` recordings of each speaker, spread evenly over the speaker's recordings.
 
-    All recordings of unknown speakers are kept.
+    All recordings are kept if their speaker is unknown, or if there is only one speaker.
 
     Args:
         clips: the recordings.
         n: largest number of recordings per speaker.
 
     Returns:
-        The recordings, in their order.
+        The recordings, in their order. `cross_validation_groups` names their independent units.
 
     Example:
         >>> clips = [Utterance(f"{n}", "a.wav", name) for n, name in enumerate(("A", "A", ""))]
@@ -139,6 +139,8 @@ def limit_per_speaker(clips: Iterable[Utterance], n: int) -> list[Utterance]:
         ['0', '2']
     """
     clips = list(clips)
+    if len({clip.speaker for clip in clips}) < 2:
+        return clips
     by_speaker: dict[str, list[Utterance]] = {}
     for clip in clips:
         by_speaker.setdefault(clip.speaker, []).append(clip)

@@ -31,8 +31,8 @@ CLAIMS = {
     "saturates_late": _claim(
         "The saturation layer is in the upper third",
         "Fig. 2: a dashed line to the right of the rise; a number was not found",
-        "per recording, mean depth of the saturation layer. The null is layer 20 of 32; half way to "
-        "layer 25 is worth having",
+        "per recording, mean depth of the saturation layer. The null is layer 20 of 32; half way "
+        "to layer 25 is worth having",
         null=0.625,
         least=0.703,
         floor="a saturation layer that is drawn at random",
