@@ -10,7 +10,8 @@ from experiments.data.corpora import Corpus, Utterance, open_corpus
 from experiments.studies.loops import changes
 from experiments.studies.loops.candidates import DETECT, candidates
 from experiments.studies.loops.known import known_loops
-from experiments.studies.loops.sources import CHANNEL, DAMAGE, ORIGINS, UNMODIFIED, source_of
+from experiments.studies.loops.sources import CHANNEL, DAMAGE, ORIGINS, UNMODIFIED
+from experiments.studies.nonspeech import source_of
 from experiments.studies.reproduce import builtin
 
 SECONDS = 8.0

@@ -24,10 +24,9 @@ from experiments.studies.loops.sources import (
     by_source,
     mixed_speech,
     sounds,
-    source_of,
     speech,
 )
-from experiments.studies.recordings import synthetic_noises
+from experiments.studies.nonspeech import source_of, synthetic_noises
 from experiments.studies.selection import WINDOW_S, first_window, language
 from interventions.corruptions import add
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
