@@ -33,10 +33,19 @@ _MINUS_SPECTRUM = (
 _MINUS_EMBEDDING = "balanced accuracy at depth 0.69 to 0.91, minus that of " + _FLOOR
 
 
-def _gain(statement: str, test: str, paper: str = "not asked", **changes: str) -> Claim:
+def _gain(
+    statement: str,
+    test: str,
+    paper: str = "not asked",
+    *,
+    units: str = "speakers",
+    family: str = SECONDARY,
+    floor: str = "",
+) -> Claim:
     """Makes a claim about a difference of two accuracies."""
-    options = {"units": "speakers", "family": SECONDARY} | changes
-    return Claim(statement, paper, test, least=_LEAST_GAIN, unit="%", **options)
+    return Claim(
+        statement, paper, test, least=_LEAST_GAIN, unit="%", units=units, family=family, floor=floor
+    )
 
 
 CLAIMS = {

@@ -22,10 +22,24 @@ _TOP_ACCURACY = "accuracy on unseen words at depth 0.9 to 1, mean over pairs"
 PHONEMES, SPELLING = "phonemes", "token embedding"
 
 
-def _gain(statement: str, baseline: str, paper: str = "not asked", **options: str) -> Claim:
+def _gain(
+    statement: str,
+    baseline: str,
+    paper: str = "not asked",
+    family: str = SECONDARY,
+    floor: str = "",
+) -> Claim:
     """Makes a claim about the accuracy of the top layers, minus another accuracy."""
-    test, options = f"{_TOP_ACCURACY}, minus {baseline}", {"family": SECONDARY} | options
-    return Claim(statement, paper, test, least=0.05, unit="%", units="words", **options)
+    return Claim(
+        statement,
+        paper,
+        f"{_TOP_ACCURACY}, minus {baseline}",
+        least=0.05,
+        unit="%",
+        units="words",
+        family=family,
+        floor=floor,
+    )
 
 
 CLAIMS = {
