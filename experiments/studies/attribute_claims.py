@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import xarray as xr
 
-from experiments.studies.claims import SECONDARY, Claim, Finding
+from experiments.studies.claims import PRIMARY, SECONDARY, Claim, Finding
 from experiments.studies.evidence import Evidence
 from experiments.studies.probing import ProbingSettings, questions, rows_of
 from experiments.studies.probing_analysis import (
@@ -33,10 +33,15 @@ _MINUS_SPECTRUM = (
 _MINUS_EMBEDDING = "balanced accuracy at depth 0.69 to 0.91, minus that of " + _FLOOR
 
 
-def _gain(statement: str, test: str, paper: str = "not asked", **changes: str) -> Claim:
+def _gain(
+    statement: str,
+    test: str,
+    paper: str = "not asked",
+    units: str = "speakers",
+    family: str = SECONDARY,
+) -> Claim:
     """Makes a claim about a difference of two accuracies."""
-    options = {"units": "speakers", "family": SECONDARY} | changes
-    return Claim(statement, paper, test, least=_LEAST_GAIN, unit="%", **options)
+    return Claim(statement, paper, test, least=_LEAST_GAIN, unit="%", units=units, family=family)
 
 
 CLAIMS = {
@@ -54,7 +59,7 @@ CLAIMS = {
         "Gender is clearest in the upper layers, not in the shallow ones",
         _MINUS_SHALLOW,
         "weaker in shallow layers",
-        family="primary",
+        family=PRIMARY,
     ),
     "gender_beyond_embedding": _gain(
         "Upper layers predict gender better than the encoder's input does", _MINUS_EMBEDDING
@@ -76,7 +81,7 @@ CLAIMS = {
         "The accent is clearest in the upper layers, not in the shallow ones",
         _MINUS_SHALLOW,
         "weaker in shallow layers",
-        family="primary",
+        family=PRIMARY,
     ),
     "condition_upper": Claim(
         "A probe of the upper layers distinguishes LibriSpeech clean from other",
