@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import xarray as xr
 
-from experiments.studies.claims import PRIMARY, SECONDARY, Claim, Finding
+from experiments.studies.claims import SECONDARY, Claim, Finding
 from experiments.studies.evidence import Evidence
 from experiments.studies.probing import ProbingSettings, questions, rows_of
 from experiments.studies.probing_analysis import (
@@ -37,11 +37,15 @@ def _gain(
     statement: str,
     test: str,
     paper: str = "not asked",
+    *,
     units: str = "speakers",
     family: str = SECONDARY,
+    floor: str = "",
 ) -> Claim:
     """Makes a claim about a difference of two accuracies."""
-    return Claim(statement, paper, test, least=_LEAST_GAIN, unit="%", units=units, family=family)
+    return Claim(
+        statement, paper, test, least=_LEAST_GAIN, unit="%", units=units, family=family, floor=floor
+    )
 
 
 CLAIMS = {
@@ -59,7 +63,7 @@ CLAIMS = {
         "Gender is clearest in the upper layers, not in the shallow ones",
         _MINUS_SHALLOW,
         "weaker in shallow layers",
-        family=PRIMARY,
+        family="primary",
     ),
     "gender_beyond_embedding": _gain(
         "Upper layers predict gender better than the encoder's input does", _MINUS_EMBEDDING
@@ -81,7 +85,7 @@ CLAIMS = {
         "The accent is clearest in the upper layers, not in the shallow ones",
         _MINUS_SHALLOW,
         "weaker in shallow layers",
-        family=PRIMARY,
+        family="primary",
     ),
     "condition_upper": Claim(
         "A probe of the upper layers distinguishes LibriSpeech clean from other",
