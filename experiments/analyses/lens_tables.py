@@ -79,7 +79,7 @@ def encoder_rows(lens: EncoderLens, final: str) -> tuple[EncoderRow, ...]:
         mean_logprob = float(np.asarray(logprobs)[0].sum() / (n + 1))
         text, ids = texts[0].strip(), np.asarray(tokens)[0, :n].tolist()
         # Loops are found first, because a text that equals `final` is not correct if it is a loop.
-        text_kind = "loop" if is_loop(ids) else text_category(text, final, ids)
+        text_kind = "loop" if is_loop(ids, text) else text_category(text, final, ids)
         rows.append(EncoderRow(text, mean_logprob, text_kind))
     return tuple(rows)
 

@@ -37,7 +37,7 @@ def text_category(text: str, reference: str, ids: Sequence[int] = (), language: 
         return "punctuation"
     if normalised == _normalise(reference, language):
         return "correct"
-    if is_loop(ids or _number_words(normalised.split())):
+    if is_loop(ids or _number_words(normalised.split()), text):
         return "loop"
     return "partial" if error_rate(text, reference, language) < PARTIAL_WER else "ungrounded"
 

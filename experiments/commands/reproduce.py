@@ -22,8 +22,9 @@ from experiments.commands.options import (
 )
 
 _DATA_HELP = (
-    "Recordings: a folder with a manifest, or a corpus in its published layout. "
-    "Default: $JAXASR_DATA, or the built-in recordings."
+    "Recordings: a folder with a manifest, or a corpus in its published layout. Give the option "
+    "several times to join corpora. Default: the folders in $JAXASR_DATA, or the built-in "
+    "recordings."
 )
 # Files that every experiment writes into its folder.
 _FILES: tuple[str, ...] = ("index.html", "result.json", "arrays.nc")
@@ -34,6 +35,7 @@ class Preset(enum.StrEnum):
     """A set of settings of the experiments."""
 
     paper = "paper"  # the settings of the paper
+    all = "all"  # for all recordings, in hours
     here = "here"  # for a small model
     builtin = "builtin"  # for the built-in recordings
 
@@ -47,13 +49,14 @@ def reproduce(
         typer.Option("--out", "-o", help="Folder for an index page and one folder per experiment."),
     ],
     model: ModelOption = DEFAULT_MODEL,
-    data: Annotated[str | None, typer.Option("--data", help=_DATA_HELP)] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help=_DATA_HELP)] = None,
     preset: Annotated[
         Preset | None,
         typer.Option(
             "--preset",
-            help="Settings: paper (as in the paper), here (for a small model), or builtin (for the "
-            "built-in recordings). Default: builtin for the built-in recordings, else here.",
+            help="Settings: paper (as in the paper), all (for all recordings, in hours), here (for "
+            "a small model, in minutes), or builtin (for the built-in recordings). Default: "
+            "builtin for the built-in recordings, else here.",
         ),
     ] = None,
     quick: Annotated[
@@ -77,17 +80,18 @@ def reproduce(
     from experiments.studies import registry
 
     names, steps = registry.sort_study_ids(experiments), Progress()
-    if data and not data.startswith("hf:") and not Path(data).exists():
-        raise FileNotFoundError(f"--data {data}: no such file or folder. Check the spelling.")
+    for name in data or ():
+        if not name.startswith("hf:") and not Path(name).exists():
+            raise FileNotFoundError(f"--data {name}: no such file or folder. Check the spelling.")
     with steps("start JAX"):
         runtime.start(device, distributed)
         from experiments.data import real_speech
         from experiments.studies import reproduce as studies
         from jaxasr.processes import this_process
     process = this_process()
-    source = data or real_speech.folder()
-    corpus, default_preset = studies.open_recordings(source)
-    steps.note(f"recordings: {source or 'built-in'} ({len(corpus)})")
+    sources = data or real_speech.folders()
+    corpus, default_preset = studies.open_recordings(sources)
+    steps.note(f"recordings: {', '.join(map(str, sources)) or 'built-in'} ({len(corpus)})")
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
     description = describe_origin(
         "reproduce",

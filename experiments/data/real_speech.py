@@ -1,22 +1,24 @@
-"""Finds and reads the data folder, an optional folder of real recordings.
+"""Finds and reads the data folders, which are optional folders of real recordings.
 
-`$JAXASR_DATA` names the folder. If the variable is not set, a checkout of jaxasr uses the folder
-`../shared/data/dev`, if it exists. The data folder has a file `manifest.jsonl`. Paths in that file
-are relative to the parent of the data folder.
+`$JAXASR_DATA` names the folders, separated as in `$PATH`. If the variable is not set, a checkout
+of jaxasr uses the folders `../shared/data/dev` and `../shared/data/dev2`, if they exist. A data
+folder has a file `manifest.jsonl`. Paths in that file are relative to the data folder or to its
+parent.
 """
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.data.corpora.manifest import json_lines
+from experiments.data.corpora.manifest import folder_of_paths, json_lines
 from interventions.storage.untrusted_files import name_origin_in_errors
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_DEFAULT_FOLDER = Path("shared", "data", "dev")
+_DEFAULT_FOLDERS = (Path("shared", "data", "dev"), Path("shared", "data", "dev2"))
 DEMO = Path(__file__).parents[1] / "assets" / "demo.flac"  # the recording of `jaxasr demo`
 
 Item = TypeVar("Item")
@@ -24,7 +26,7 @@ Item = TypeVar("Item")
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One recording of the data folder.
+    """One recording of a data folder.
 
     Attributes:
         path: the audio file.
@@ -43,36 +45,44 @@ class Recording:
     labels: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
-def folder() -> Path | None:
-    """Finds the data folder.
+def folders() -> tuple[Path, ...]:
+    """Finds the data folders.
 
     Returns:
-        The data folder, or None if it does not exist.
+        The data folders; empty if there are none.
 
     Raises:
-        FileNotFoundError: `$JAXASR_DATA` is set but has no manifest.
+        FileNotFoundError: a folder in `$JAXASR_DATA` has no manifest.
     """
     variable = os.environ.get("JAXASR_DATA")
-    path = Path(variable) if variable else _REPOSITORY.parent / _DEFAULT_FOLDER
-    if (path / "manifest.jsonl").is_file():
-        return path
-    if variable:
-        raise FileNotFoundError(
-            f"JAXASR_DATA: expected a folder with manifest.jsonl, got {variable!r}."
-        )
-    return None
+    if not variable:
+        defaults = (_REPOSITORY.parent / path for path in _DEFAULT_FOLDERS)
+        return tuple(path for path in defaults if (path / "manifest.jsonl").is_file())
+    paths = tuple(Path(name) for name in variable.split(os.pathsep) if name)
+    for path in paths:
+        if not (path / "manifest.jsonl").is_file():
+            raise FileNotFoundError(
+                f"JAXASR_DATA: expected folders with manifest.jsonl, separated by {os.pathsep!r}, "
+                f"got {str(path)!r}. Correct or unset the variable."
+            )
+    return paths
+
+
+def folder() -> Path | None:
+    """Returns the first data folder, or None if there is none."""
+    return next(iter(folders()), None)
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """Reads the rows of `<name>.jsonl` in the data folder, or none if there is no data folder."""
-    path = folder()
-    return [] if path is None else [row for _, row in json_lines(path / f"{name}.jsonl")]
+    """Reads the rows of `<name>.jsonl` in all data folders that have this file."""
+    paths = (path / f"{name}.jsonl" for path in folders())
+    return [row for path in paths if path.is_file() for _, row in json_lines(path)]
 
 
 def recordings(
     sets: Iterable[str] | None = None, language: str | None = None, labelled: bool = False
 ) -> list[Recording]:
-    """Lists recordings of the data folder, in the order of the manifest.
+    """Lists recordings of the data folders, in the order of the manifests.
 
     Args:
         sets: names of data sets. None: all.
@@ -80,7 +90,7 @@ def recordings(
         labelled: whether a transcript is required.
 
     Returns:
-        The recordings. Without a data folder, there are none.
+        The recordings. Without data folders, there are none.
 
     Example:
         >>> clips = recordings(["timit"], language="en", labelled=True)
@@ -88,7 +98,7 @@ def recordings(
     allowed_sets = None if sets is None else set(sets)
     return [
         recording
-        for recording in _all_recordings(folder())
+        for recording in itertools.chain(*map(_all_recordings, folders()))
         if (allowed_sets is None or recording.set in allowed_sets)
         and (language is None or recording.language == language)
         and (recording.transcript or not labelled)
@@ -96,16 +106,17 @@ def recordings(
 
 
 @functools.cache
-def _all_recordings(path: Path | None) -> tuple[Recording, ...]:
-    if path is None:
-        return ()
-    with name_origin_in_errors(path / "manifest.jsonl"):
-        return tuple(_recording(path, row) for row in rows("manifest"))
+def _all_recordings(path: Path) -> tuple[Recording, ...]:
+    manifest = path / "manifest.jsonl"
+    with name_origin_in_errors(manifest):
+        numbered_rows = list(json_lines(manifest))
+        origin = folder_of_paths(manifest, numbered_rows)
+        return tuple(_recording(origin, row) for _, row in numbered_rows)
 
 
-def _recording(path: Path, row: dict[str, Any]) -> Recording:
+def _recording(origin: Path, row: dict[str, Any]) -> Recording:
     return Recording(
-        path=path.parent / row["path"],
+        path=origin / row["path"],
         set=row["set"],
         transcript=row["transcript"],
         language=row["lang"],

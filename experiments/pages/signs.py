@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from interventions.generation.transcripts import MAX_COMPRESSION_RATIO
+
 SILENT_PEAK = 1e-3  # share of full scale (-60 dB); a recording whose peak is lower counts as silent
-MAX_COMPRESSION_RATIO = 2.4  # openai-whisper treats a text with a higher ratio as a repetition
 
 
 @dataclasses.dataclass(frozen=True)

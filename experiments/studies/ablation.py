@@ -26,7 +26,6 @@ ABLATION_KINDS = ("noise", "zero")  # what replaces an ablated activation in E6
 TEXT_MEASURES = (
     "length",
     "loop",
-    "repetitive",
     "wer",
     "cer",
     "insertions",

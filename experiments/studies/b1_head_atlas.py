@@ -18,9 +18,11 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, ablate, mean_edits, to_dataset
 from experiments.studies.best_cell import best_cell
+from experiments.studies.claims import Claim, Finding
+from experiments.studies.evidence import Evidence
 from experiments.studies.head_effects import atlas_figure, effects, head_names
 from experiments.studies.recordings import clean_speech, find_loops, nonspeech_or_noise
-from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
+from experiments.studies.study import Analysis, Settings, Study, choice
 from interventions.edits import site_cells
 from jaxasr import Recogniser
 from jaxasr.taps import Edit
@@ -50,7 +52,7 @@ CLAIMS = {
         _COST_TEST,
         null=0.02,
         side="below",
-        min_examples=8,
+        min_units=8,
     ),
     "unloops": Claim(
         "Ablating one head stops most loops",
@@ -64,14 +66,14 @@ CLAIMS = {
         _COST_TEST,
         null=0.02,
         side="below",
-        min_examples=8,
+        min_units=8,
     ),
     "same_heads": Claim(
         "The heads that cause words without speech also sustain loops",
         "not asked; the paper describes the two failures separately",
         "rank correlation of the two shares over heads, with Fisher's interval; heads whose "
         "ablation raises the word error rate by more than 0.2 are excluded",
-        min_examples=12,
+        min_units=12,
     ),
 }
 

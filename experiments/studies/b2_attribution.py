@@ -15,9 +15,10 @@ import interventions
 import jaxasr
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
+from experiments.studies.claims import Claim
 from experiments.studies.recordings import clean_speech
 from experiments.studies.selection import first_window, language
-from experiments.studies.study import Analysis, Claim, Settings, Study, choice
+from experiments.studies.study import Analysis, Settings, Study, choice
 from interventions.corruptions import noise
 from interventions.figures import plots
 from jaxasr import Memory, Recogniser
@@ -57,7 +58,7 @@ CLAIMS = {
         "not asked; not published",
         _RANK_TEST,
         null=0.8,
-        min_examples=_MIN_RECORDINGS,
+        min_units=_MIN_RECORDINGS,
     )
     for site_type in SITE_TYPES
 } | {
@@ -65,7 +66,7 @@ CLAIMS = {
         "Small patches (heads, queries, keys) are ranked better than large ones (streams, MLP)",
         "AtP (arXiv 2403.00745): estimates fail if a patch is large or saturates attention",
         "per recording, mean rank correlation of the small patches, minus that of the large ones",
-        min_examples=_MIN_RECORDINGS,
+        min_units=_MIN_RECORDINGS,
     )
 }
 # Value of the argument `correction` of `interventions.attribution`, by name of the estimate. The

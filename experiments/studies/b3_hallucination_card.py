@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import TEXT_MEASURES
+from experiments.studies.claims import Claim, Finding
+from experiments.studies.evidence import Evidence
 from experiments.studies.hallucination_edits import (
     EDIT_TITLES,
     EditSettings,
@@ -27,7 +29,7 @@ from experiments.studies.hallucination_edits import (
 )
 from experiments.studies.recordings import clean_speech, nonspeech_or_noise
 from experiments.studies.selection import language
-from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
+from experiments.studies.study import Analysis, Settings, Study, choice
 from interventions.figures import plots
 from interventions.generation import sequence_sweep
 from interventions.stats.intervals import bootstrap
@@ -59,7 +61,7 @@ def _edit_claims(name: str, title: str) -> dict[str, Claim]:
             "rates are clipped at 1",
             null=0.02,
             side="below",
-            min_examples=8,  # as many as the preset "builtin" has
+            min_units=8,  # as many as the preset "builtin" has
         ),
     }
 

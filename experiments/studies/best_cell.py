@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from experiments.studies.study import Evidence
+from experiments.studies.evidence import Evidence
 from interventions.stats.intervals import bootstrap, max_permutation
 
 

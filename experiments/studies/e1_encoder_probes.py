@@ -12,6 +12,7 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing, speaker_attributes as attributes
+from experiments.studies.claims import Claim
 from experiments.studies.features import encoder_features
 from experiments.studies.probing import ProbingSettings, Untestable
 from experiments.studies.probing_analysis import (
@@ -28,7 +29,7 @@ from experiments.studies.selection import (
     select_nonspeech,
     set_of,
 )
-from experiments.studies.study import Analysis, Claim, Study, choice, paper
+from experiments.studies.study import Analysis, Study, choice, paper
 from jaxasr import Recogniser
 
 # Ranges of relative depth. `UPPER_DEPTHS` contains the paper's best layers, 22 to 27 of 32.

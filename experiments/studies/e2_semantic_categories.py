@@ -18,6 +18,7 @@ from experiments.data.real_speech import select_evenly
 from experiments.data.spoken_words import spoken_words
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
+from experiments.studies.claims import Claim, Finding
 from experiments.studies.features import encoder_features
 from experiments.studies.probing import ProbingSettings
 from experiments.studies.probing_analysis import (
@@ -28,7 +29,7 @@ from experiments.studies.probing_analysis import (
 )
 from experiments.studies.probing_figures import draw_panel
 from experiments.studies.selection import first_window
-from experiments.studies.study import Analysis, Claim, Finding, Study, choice, paper
+from experiments.studies.study import Analysis, Study, choice, paper
 from interventions.figures import plots
 from jaxasr import Recogniser
 from jaxasr.audio import n_frames

@@ -12,6 +12,8 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
+from experiments.studies.claims import Claim
+from experiments.studies.evidence import Evidence
 from experiments.studies.features import transcript_features
 from experiments.studies.matched_pairs import error_rates, match_pairs, n_words, speaker_or_id
 from experiments.studies.probing import ProbingSettings, Untestable
@@ -31,7 +33,7 @@ from experiments.studies.selection import (
     set_of,
     supported_languages,
 )
-from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
+from experiments.studies.study import Analysis, Study, choice, paper
 from interventions.figures import plots
 from jaxasr import Recogniser
 

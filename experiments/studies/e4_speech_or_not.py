@@ -11,6 +11,8 @@ from experiments.data.corpora import Corpus
 from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
+from experiments.studies.claims import Claim
+from experiments.studies.evidence import Evidence
 from experiments.studies.features import transcript_features
 from experiments.studies.fluent_sounds import Sound, matching_speech, sounds_without_speech
 from experiments.studies.probing import ProbingSettings, Untestable
@@ -22,7 +24,7 @@ from experiments.studies.probing_analysis import (
     summarize_probes,
 )
 from experiments.studies.probing_figures import accuracy_figure
-from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
+from experiments.studies.study import Analysis, Study, choice, paper
 from interventions.generation.transcripts import is_loop, words
 from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
@@ -182,7 +184,7 @@ def is_fluent(text: str, config: Config) -> bool:
     spelled_words = [word for word in words(text).split() if any(map(str.isalpha, word))]
     # `is_loop` compares integers, so each word is replaced by the index where it first occurs.
     ids = [spelled_words.index(word) for word in spelled_words]
-    return len(spelled_words) >= config.least_words and not is_loop(ids)
+    return len(spelled_words) >= config.least_words and not is_loop(ids, text)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:

@@ -18,6 +18,7 @@ from experiments.data.phonemes import ESPEAK_MISSING, espeak_installed
 from experiments.data.spoken_pairs import spoken_pairs
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.best_cell import best_cell
+from experiments.studies.claims import Claim, Finding
 from experiments.studies.context_edits import (
     EXPECTED,
     PATCH_KINDS,
@@ -34,16 +35,8 @@ from experiments.studies.context_outcomes import (
     patched_examples,
     summarize_outcomes,
 )
-from experiments.studies.study import (
-    Analysis,
-    Claim,
-    Evidence,
-    Finding,
-    Settings,
-    Study,
-    choice,
-    paper,
-)
+from experiments.studies.evidence import Evidence
+from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from interventions.edits import site_cells
 from interventions.edits.cells import Coordinates
 from interventions.figures import plots
@@ -60,7 +53,7 @@ CLAIMS = {
         "in 153 of 700 sentences (21.9 %), only the target word is wrong",
         "per sentence and voice, whether the target word is transcribed as the expected one, minus "
         "whether the expected word is transcribed as the target",
-        min_examples=20,
+        min_units=20,
     ),
     "encoder": Claim(
         "Patching the encoder restores the spoken word",

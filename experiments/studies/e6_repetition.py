@@ -26,9 +26,10 @@ from experiments.studies.ablation import (
     wer_change,
 )
 from experiments.studies.best_cell import best_cell
+from experiments.studies.claims import Claim, Finding
 from experiments.studies.loop_numbers import loop_numbers, speech_cost
 from experiments.studies.recordings import clean_speech, find_loops
-from experiments.studies.study import Analysis, Claim, Finding, Settings, Study, choice, paper
+from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from interventions.edits import site_cells
 from interventions.figures import plots
 from jaxasr import Recogniser
@@ -75,7 +76,7 @@ CLAIMS = {
         _COST_TEST.format("the best layer's cross-attention"),
         null=0.02,
         side="below",
-        min_examples=_MIN_CLEAN,
+        min_units=_MIN_CLEAN,
     ),
     "cheap_head": Claim(
         "Clean speech does not need the best head",
@@ -83,7 +84,7 @@ CLAIMS = {
         _COST_TEST.format("the best head"),
         null=0.02,
         side="below",
-        min_examples=_MIN_CLEAN,
+        min_units=_MIN_CLEAN,
     ),
 }
 
@@ -100,10 +101,11 @@ class Config(Settings):
     kinds: tuple[str, ...] = paper(ABLATION_KINDS, "section 4.5: white-noise patch and ablation")
     heads: bool = paper(True, "section 4.5: every head after every layer")
     max_new_tokens: int = choice(
-        448 - 8, "nearly the whole context of 448 tokens; the detector needs 32 tokens"
+        448 - 8, "nearly the whole context of 448 tokens; the detector needs 48 tokens"
     )
     detector: str = choice(
-        "an n-gram of up to 8 tokens that occurs 4 times in a row, or a compression ratio > 2.4",
+        "an n-gram that occurs 4 times in a row (3 times from 6 tokens on), or a compression "
+        "ratio > 2.4",
         "no rule was found in the paper",
     )
     noise: str = choice(
@@ -144,7 +146,7 @@ def mark_resolved(arrays: xr.Dataset) -> xr.DataArray:
     rate must be lower than without the intervention.
     """
     is_closer = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
-    return ((arrays.repetitive == 0) & (arrays.length > 0) & is_closer).astype(float)
+    return ((arrays.loop == 0) & (arrays.length > 0) & is_closer).astype(float)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:

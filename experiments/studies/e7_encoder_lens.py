@@ -18,16 +18,9 @@ import jaxasr
 from experiments.analyses.text_kinds import CATEGORIES, error_rate, text_category
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
+from experiments.studies.claims import Claim
 from experiments.studies.selection import first_window, language, select_speech, supported_languages
-from experiments.studies.study import (
-    Analysis,
-    Claim,
-    Settings,
-    Study,
-    choice,
-    layers_in_band,
-    paper,
-)
+from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
 from interventions.generation.transcripts import is_loop, words
 from jaxasr import Recogniser
 
@@ -178,11 +171,12 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 def _has_usable_text(arrays: xr.Dataset) -> Bool[np.ndarray, "N"]:
     """Marks recordings whose final text has words and is not a loop."""
-    texts = zip(arrays.text.values[:, -1], arrays.language.values)
-    final_words = [words(str(text), str(code)).split() for text, code in texts]
+    texts = zip(map(str, arrays.text.values[:, -1]), map(str, arrays.language.values))
+    rows = [(words(text, code).split(), text) for text, code in texts]
     # `is_loop` compares integers, so each word is replaced by the index where it first occurs.
     return np.array(
-        [bool(row) and not is_loop([row.index(word) for word in row]) for row in final_words], bool
+        [bool(row) and not is_loop([row.index(word) for word in row], text) for row, text in rows],
+        bool,
     )
 
 

@@ -29,16 +29,9 @@ from experiments.studies.candidate_similarity import (
     similarity,
     word_tokens,
 )
+from experiments.studies.claims import Claim
 from experiments.studies.selection import first_window, language, select_speech, supported_languages
-from experiments.studies.study import (
-    Analysis,
-    Claim,
-    Settings,
-    Study,
-    choice,
-    layers_in_band,
-    paper,
-)
+from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
 from experiments.studies.token_figures import language_figure, selection_figure
 from jaxasr import Recogniser
 

@@ -33,7 +33,7 @@ def effects(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
     )
     values = {
         "silenced": (nonspeech.baseline_insertions > 0).astype(float) - (nonspeech.insertions > 0),
-        "unlooped": ((loops.repetitive == 0) & (loops.length > 0)).astype(float),
+        "unlooped": ((loops.loop == 0) & (loops.length > 0)).astype(float),
         "cost": wer_change(speech),
     }
     return {name: effect.transpose("example", "cell") for name, effect in values.items()}

@@ -11,8 +11,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from experiments.studies.claims import Claim, Finding
+from experiments.studies.evidence import Evidence, mean_evidence
 from experiments.studies.probing import ProbingSettings, Text, questions, reason_untestable, rows_of
-from experiments.studies.study import Claim, Evidence, Finding, layers_in_band, mean_evidence
+from experiments.studies.study import layers_in_band
 from interventions.stats.groups import group_scores
 from interventions.stats.roc import auroc_interval
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from experiments.studies import registry
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
+from experiments.studies.claims import UNTESTABLE, VERDICTS
 from experiments.studies.study_page import format_evidence
 from interventions.storage.text_files import staging, write_text
 from interventions.storage.untrusted_files import name_origin_in_errors, read_json
@@ -22,7 +22,7 @@ BEGIN = "<!-- studies: made by `python -m experiments.studies.readme_tables` -->
 END = "<!-- studies: end -->"
 MODELS = ("tiny.en", "base")
 # The verdicts as they appear in the tables.
-_VERDICTS = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "—"}
+_VERDICTS = {**{verdict: verdict for verdict in VERDICTS}, UNTESTABLE: "—"}
 
 Result = dict[str, Any]
 Results = dict[str, dict[str, Result]]  # by study, then by model

@@ -175,7 +175,7 @@ def find_loops(
         measured = cache.one_by_one("loop search", candidates, measure)
         for position, (clip, numbers) in enumerate(zip(candidates, measured)):
             progress(position, len(candidates))
-            if numbers["repetitive"]:
+            if numbers["loop"]:
                 loops.append(clip)
             if len(loops) == n:
                 break
@@ -215,9 +215,9 @@ def _candidates(corpus: Corpus) -> list[Utterance]:
 
 
 def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
-    """Reads the recipes of the data folder; empty for another corpus."""
-    folder = real_speech.folder()
-    if folder is None or not corpus.utterances[0].path.is_relative_to(folder):
+    """Reads the recipes of the data folders; empty for another corpus."""
+    folders = [path.resolve() for path in real_speech.folders()]
+    if not any(corpus.utterances[0].path.resolve().is_relative_to(path) for path in folders):
         return []
     return [row for row in real_speech.rows("recipes") if row.get("path")]
 

@@ -4,18 +4,19 @@ import dataclasses
 import io
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from experiments.data import real_speech
-from experiments.data.corpora import Corpus, open_corpus
+from experiments.data.corpora import Corpus, join, open_corpus
 from experiments.item_cache import ItemCache, short_hash
 from experiments.progress import Progress
 from experiments.runtime import describe_weights
 from experiments.studies import registry, study_page
-from experiments.studies.study import Finding, Settings, Study
+from experiments.studies.claims import Finding
+from experiments.studies.study import Settings, Study
 from interventions.storage.process_parts import part_folder
 from interventions.storage.provenance import provenance
 from interventions.storage.results import save_result
@@ -34,20 +35,22 @@ PAPER_MODEL = "large-v3"  # checkpoint of Whisper that the paper studies
 Result = dict[str, Any]
 
 
-def open_recordings(path: Path | str | None = None) -> tuple[Corpus, str]:
+def open_recordings(paths: Sequence[Path | str] = ()) -> tuple[Corpus, str]:
     """Opens the recordings of a run.
 
     Args:
-        path: path of a corpus. None opens the data folder (`experiments.data.real_speech`). If
-            there is no data folder, it opens the recordings of the package.
+        paths: paths of corpora, which are joined. If empty, the data folders
+            (`experiments.data.real_speech`) are opened. If there are none, the recordings of the
+            package are opened.
 
     Returns:
         The corpus, and the preset for it: "here" or "builtin".
     """
-    source = path or real_speech.folder()
-    if source is None:
+    sources = paths or real_speech.folders()
+    if not sources:
         return builtin(), "builtin"
-    return _name_manifest(open_corpus(source), Path(source).name), "here"
+    corpora = [_name_manifest(open_corpus(path), Path(path).name) for path in sources]
+    return join(corpora), "here"
 
 
 def builtin() -> Corpus:
@@ -212,7 +215,8 @@ def _finding_row(finding: Finding) -> dict[str, Any]:
     """Returns the claim, our evidence and the verdict, as in `result.json`."""
     evidence = finding.evidence and dataclasses.asdict(finding.evidence)
     outcome = {"ours": evidence, "verdict": finding.verdict, "why": finding.why}
-    return dataclasses.asdict(finding.claim) | outcome
+    claim = dataclasses.asdict(finding.claim) | {"least": finding.claim.least_value}
+    return claim | outcome | {"detectable": finding.detectable}
 
 
 def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> list[str]:

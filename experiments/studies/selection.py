@@ -22,7 +22,7 @@ _LANGUAGE_LABELS = ("lang", "locale", "language")
 
 
 def language(clip: Utterance) -> str:
-    """Returns the code of the spoken language; "" if unknown or if there is no speech.
+    """Returns the code of the spoken language; "" if unknown, none or several ("en+zh").
 
     Example:
         >>> language(Utterance("a", "a.wav", labels={"locale": "pt-BR"}))
@@ -30,7 +30,7 @@ def language(clip: Utterance) -> str:
     """
     values = (str(clip.label(name)) for name in _LANGUAGE_LABELS if clip.label(name))
     label = next(values, "")
-    return language_code(label.split("-")[0]) if label else ""
+    return language_code(label.split("-")[0]) if label and "+" not in label else ""
 
 
 def set_of(clip: Utterance) -> Any:

@@ -1,9 +1,4 @@
-"""Defines the parts of a study: settings, claims, evidence and verdicts.
-
-Most claims are those of arXiv 2508.15882, "the paper". A claim fixes in advance which number must
-lie above or below a null value. Evidence is that number with its interval. `Claim.judge` derives
-the verdict from the evidence.
-"""
+"""Defines a study: its settings, its claims and the functions that run, analyse and draw it."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -11,10 +6,7 @@ from typing import Any
 
 import numpy as np
 
-REPLICATES = "replicates"
-DOES_NOT_REPLICATE = "does not replicate at this scale"
-UNTESTABLE = "not testable here"
-MAX_P = 0.05  # significance level, the largest p-value with which a claim replicates
+from experiments.studies.claims import Claim, Finding, adjust
 
 
 def paper(value: Any, where: str) -> Any:
@@ -79,118 +71,20 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: the estimate.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        n: number of examples.
-        p: p-value of a test against a null distribution; None if no such test was made.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A pattern that the paper reports, and the test of it.
-
-    Attributes:
-        statement: the pattern, in words.
-        paper: the paper's numbers.
-        test: the number that is computed, in words.
-        null: the value of that number if the pattern does not exist.
-        side: "above" or "below", the side of the null on which the claim is true.
-        min_examples: smallest number of examples for a verdict.
-
-    Example:
-        >>> claim = Claim("Loud frames have larger norms", "not reported", "rank correlation")
-        >>> claim.judge(Evidence(0.5, 0.2, 0.8, n=20)).verdict
-        'replicates'
-    """
-
-    statement: str
-    paper: str
-    test: str
-    null: float = 0.0
-    side: str = "above"
-    min_examples: int = 10
-
-    def judge(self, evidence: Evidence | None, reason: str = "") -> "Finding":
-        """Derives the verdict from evidence.
-
-        The claim replicates if the whole interval lies on the claim's side of the null. If the
-        evidence has a p-value, the p-value must also be at most 0.05.
-
-        Args:
-            evidence: None if the claim cannot be tested.
-            reason: why the claim cannot be tested.
-
-        Returns:
-            The finding. Its verdict is "not testable here" if there is no evidence, if there are
-            fewer than `min_examples` examples, or if the estimate is not finite.
-        """
-        if evidence is None or evidence.n < self.min_examples or not np.isfinite(evidence.value):
-            return Finding(self, evidence, UNTESTABLE, reason or self._why_untestable(evidence))
-        on_side = evidence.low > self.null if self.side == "above" else evidence.high < self.null
-        significant = evidence.p is None or evidence.p <= MAX_P
-        verdict = REPLICATES if on_side and significant else DOES_NOT_REPLICATE
-        return Finding(self, evidence, verdict)
-
-    def judge_mean(self, values: Iterable[float] | np.ndarray, seed: int = 0) -> "Finding":
-        """Derives the verdict on a mean over examples.
-
-        Args:
-            values: one number per example; NaN marks an example without a value.
-            seed: seed of the bootstrap and of the sign-flip test.
-
-        Returns:
-            The finding.
-        """
-        return self.judge(mean_evidence(np.asarray(values, float), null=self.null, seed=seed))
-
-    def _why_untestable(self, evidence: Evidence | None) -> str:
-        if evidence is None:
-            return "no examples"
-        if evidence.n < self.min_examples:
-            return f"{evidence.n} examples; at least {self.min_examples} are needed"
-        return "the estimate is not finite"
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A claim with our evidence and the verdict that follows from the evidence.
-
-    Attributes:
-        claim: the tested claim.
-        evidence: our number; None if it could not be computed.
-        verdict: `REPLICATES`, `DOES_NOT_REPLICATE` or `UNTESTABLE`.
-        why: the reason why the claim is untestable.
-    """
-
-    claim: Claim
-    evidence: Evidence | None
-    verdict: str
-    why: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Analysis:
     """Results of a study's analysis.
 
     Attributes:
-        findings: the finding of each claim, by the key of the claim.
+        findings: the finding of each claim, by the key of the claim. Their p-values are adjusted
+            by `experiments.studies.claims.adjust`.
         numbers: other numbers to report, as plain values or arrays.
     """
 
     findings: Mapping[str, Finding]
     numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "findings", adjust(self.findings))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +103,14 @@ class Study:
         analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses neither the model nor
             the recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
-        presets: changed settings by preset. "here" is for a folder of recordings and a small model,
-            "builtin" for the recordings of the package. "quick" is applied after another preset.
+    <<<<<<< HEAD
+        presets: changed settings by preset. "all" (if missing: "here") is for all recordings,
+            "here" for a small model, "builtin" for the package's. "quick" is applied after another.
+    =======
+        presets: changed settings by preset. "all" uses every recording at hand, "here"
+            is for a folder of recordings and a small model, "builtin" for the recordings of the
+            package. "quick" is applied after another preset.
+    >>>>>>> verdicts
         claims: the tested claims by key. `analyse` returns one finding for each claim.
         differs: differences between our method and the paper's.
         version: number to increase when `run` changes, so that `cache` ignores old items.
@@ -233,42 +133,19 @@ class Study:
         """Returns the settings of a preset.
 
         Args:
-            preset: "paper" or a key of `presets` other than "quick".
+            preset: "paper", "all" or a key of `presets` other than "quick".
             quick: whether to apply the preset "quick" as well.
-            seed: seed of sampling, noise and resampling.
+            seed: seed of the study.
 
         Raises:
             ValueError: the preset is unknown.
         """
+        preset = "here" if preset == "all" and preset not in self.presets else preset
         names = {"paper", *self.presets} - {"quick"}
         if preset not in names:
             raise ValueError(f"preset: expected one of {', '.join(sorted(names))}, got {preset!r}.")
         quick_changes = self.presets.get("quick", {}) if quick else {}
         return self.settings(**{**self.presets.get(preset, {}), **quick_changes, "seed": seed})
-
-
-def mean_evidence(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Evidence:
-    """Estimates a mean over examples.
-
-    Args:
-        values: float [n], one number per example; NaN values are dropped.
-        null: the mean under the null hypothesis.
-        seed: seed of the bootstrap and of the sign-flip test.
-
-    Returns:
-        The mean, its 95 % bootstrap interval and the sign-flip p-value against `null`. With fewer
-        than two examples, the interval is NaN and p is None.
-    """
-    import xarray as xr
-
-    from interventions.stats.intervals import bootstrap, sign_flip
-
-    x = xr.DataArray(values[np.isfinite(values)], dims="example")
-    if x.size < 2:  # a bootstrap needs two values
-        return Evidence(float(x.mean()) if x.size else np.nan, np.nan, np.nan, x.size)
-    interval = bootstrap(x, seed=seed)
-    mean, low, high = (float(interval[name]) for name in ("mean", "low", "high"))
-    return Evidence(mean, low, high, x.size, float(sign_flip(x - null, seed=seed)))
 
 
 def layers_in_band(depths: Iterable[float], low: float, high: float) -> np.ndarray:

@@ -8,14 +8,20 @@ from typing import Any
 
 from experiments.pages.data_uris import png_uri
 from experiments.pages.html_templates import environment, flat, template
+from experiments.studies.claims import CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTABLE, WEAKER
 from experiments.studies.registry import study_modules
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.storage.untrusted_files import read_json
 
 # Content security policy of the pages: only inline styles and embedded images are allowed.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # CSS class of each verdict.
-_BADGE_CLASSES = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "open"}
+_BADGE_CLASSES = {
+    SUPPORTED: "yes",
+    WEAKER: "yes",
+    CONTRADICTED: "no",
+    UNDECIDED: "open",
+    UNTESTABLE: "open",
+}
 
 
 def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:

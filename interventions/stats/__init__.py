@@ -1,7 +1,11 @@
 """Computes intervals, p-values and summaries of results, and compares estimates with them."""
 
 from interventions.stats.agreement import Agreement as Agreement, rank_agreement as rank_agreement
-from interventions.stats.clusters import cluster_mean as cluster_mean
+from interventions.stats.clusters import (
+    ClusterTest as ClusterTest,
+    cluster_mean as cluster_mean,
+    cluster_test as cluster_test,
+)
 from interventions.stats.intervals import (
     bootstrap as bootstrap,
     fdr as fdr,

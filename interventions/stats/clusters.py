@@ -1,7 +1,7 @@
 """Computes intervals of means over clusters, such as speakers or sentences."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -53,6 +53,77 @@ def cluster_mean(
         >>> mean.low < 0 < mean.high
         True
     """
+    sums, counts = _sums_of_clusters(values, clusters)
+    mean, n_clusters = float(sums.sum() / counts.sum()), len(sums)
+    if np.ptp(sums / counts) == 0:
+        return _without_spread(mean, n_clusters, bounds, level)
+    error, t = _studentised_means(sums, counts, n, seed)
+    t_low, t_high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    low, high = mean - t_high * error, mean - t_low * error
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return Interval(mean, float(low), float(high), n_clusters)
+
+
+class ClusterTest(NamedTuple):
+    """The test of a mean over clusters.
+
+    Attributes:
+        p: two-sided p-value.
+        error: standard error of the mean. If all clusters agree, half the width of the interval,
+            divided by 1.96.
+    """
+
+    p: float
+    error: float
+
+
+def cluster_test(
+    values: Float[np.ndarray, "n"],
+    clusters: Sequence[Any] | np.ndarray,
+    null: float = 0.0,
+    *,
+    bounds: tuple[float, float] | None = None,
+    n: int = 2000,
+    seed: int = 0,
+) -> ClusterTest:
+    """Tests a mean over examples that come in clusters.
+
+    Args:
+        values: float [n_examples].
+        clusters: the cluster of each example.
+        null: the mean under the null hypothesis.
+        bounds: smallest and largest possible value.
+        n: number of bootstrap draws.
+        seed: seed of the draws.
+
+    Returns:
+        The p-value and the standard error. For equal arguments, p is below 0.05 if and only if the
+        95 % interval of `cluster_mean` excludes the null, up to the resolution of the draws.
+
+    Example:
+        >>> from interventions import stats
+        >>> values = np.random.default_rng(0).normal(loc=1.0, size=30)
+        >>> stats.cluster_test(values, np.arange(30)).p < 0.01
+        True
+    """
+    sums, counts = _sums_of_clusters(values, clusters)
+    mean, n_clusters = float(sums.sum() / counts.sum()), len(sums)
+    if np.ptp(sums / counts) == 0:
+        interval = _without_spread(mean, n_clusters, bounds, 0.95)
+        p = _p_without_spread(mean, null, n_clusters, bounds)
+        return ClusterTest(p, (interval.high - interval.low) / (2 * 1.96))
+    error, t = _studentised_means(sums, counts, n, seed)
+    observed = (mean - null) / error
+    # The observed sample counts as one more draw, so that p is never zero.
+    tails = [(np.sum(t >= observed) + 1) / (n + 1), (np.sum(t <= observed) + 1) / (n + 1)]
+    return ClusterTest(min(1.0, 2 * float(min(tails))), error)
+
+
+def _sums_of_clusters(
+    values: Float[np.ndarray, "n"], clusters: Sequence[Any] | np.ndarray
+) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
+    """Returns the sum and the number of the values of each cluster. Checks the arguments."""
     values = np.asarray(values, float)
     _, cluster_of_example = np.unique(np.asarray(clusters), return_inverse=True)
     n_clusters = int(cluster_of_example.max(initial=-1)) + 1
@@ -63,22 +134,20 @@ def cluster_mean(
         )
     if n_clusters < 2:
         raise ValueError(f"clusters: expected two or more, got {n_clusters}.")
-    sums = np.bincount(cluster_of_example, values)
-    counts = np.bincount(cluster_of_example).astype(float)
-    mean = float(sums.sum() / counts.sum())
-    if np.ptp(sums / counts) == 0:
-        return _without_spread(mean, n_clusters, bounds, level)
+    return np.bincount(cluster_of_example, values), np.bincount(cluster_of_example).astype(float)
+
+
+def _studentised_means(
+    sums: Float[np.ndarray, "c"], counts: Float[np.ndarray, "c"], n: int, seed: int
+) -> tuple[float, Float[np.ndarray, "n"]]:
+    """Returns the standard error, and the studentised means of n bootstrap draws of clusters."""
+    n_clusters, mean = len(sums), sums.sum() / counts.sum()
     drawn_clusters = np.random.default_rng(seed).integers(n_clusters, size=(n, n_clusters))
     drawn_sums, drawn_counts = sums[drawn_clusters], counts[drawn_clusters]
     means = drawn_sums.sum(1) / drawn_counts.sum(1)
-    error = _standard_error(sums[None], counts[None], np.array([mean]))[0]
+    error = float(_standard_error(sums[None], counts[None], np.array([mean]))[0])
     errors = _standard_error(drawn_sums, drawn_counts, means)
-    t = (means - mean) / np.maximum(errors, _SMALLEST_ERROR * error)
-    t_low, t_high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    low, high = mean - t_high * error, mean - t_low * error
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Interval(mean, float(low), float(high), n_clusters)
+    return error, (means - mean) / np.maximum(errors, _SMALLEST_ERROR * error)
 
 
 def _standard_error(
@@ -102,3 +171,15 @@ def _without_spread(
     share = 1 - ((1 - level) / 2) ** (1 / n_clusters)
     low, high = bounds
     return Interval(mean, mean - share * (mean - low), mean + share * (high - mean), n_clusters)
+
+
+def _p_without_spread(
+    mean: float, null: float, n_clusters: int, bounds: tuple[float, float] | None
+) -> float:
+    """Returns the p-value of a sample in which all clusters have the same mean."""
+    if mean == null or bounds is None:
+        return 1.0
+    bound = bounds[1] if null > mean else bounds[0]
+    if not min(mean, bound) <= null <= max(mean, bound) or bound == mean:
+        return 0.0
+    return min(1.0, 2 * (1 - (null - mean) / (bound - mean)) ** n_clusters)

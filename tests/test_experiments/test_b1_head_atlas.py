@@ -13,9 +13,9 @@ import jaxasr
 from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, TEXT_MEASURES, ablate, mean_edits
 from experiments.studies.b1_head_atlas import CLAIMS, STUDY, Config
+from experiments.studies.claims import SUPPORTED, UNTESTABLE
 from experiments.studies.recordings import clean_speech
 from experiments.studies.reproduce import builtin
-from experiments.studies.study import REPLICATES, UNTESTABLE
 from interventions import Patch, only
 from interventions.edits import site_cells
 
@@ -37,7 +37,7 @@ def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> 
     shape = (3 * N, 1, len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:N, 0] = 5 * (1 - silenced)
-    values["repetitive"][N : 2 * N, 0] = 1 - stopped
+    values["loop"][N : 2 * N, 0] = 1 - stopped
     values["wer"][2 * N :, 0], values["length"] = wer, np.full(shape, 9.0)
     baseline = {name: np.zeros(3 * N) for name in TEXT_MEASURES}
     baseline["insertions"][:N] = 5
@@ -76,7 +76,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_heads_are_detected():
-    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, SUPPORTED)
     numbers = STUDY.analyse(planted_results(), Config()).numbers
     assert numbers["heads"]["self 3.2"]["unlooped"] > 0.8
     assert numbers["plain"]["words_without_speech"] == 1
@@ -88,7 +88,7 @@ def test_equal_heads_are_distinguished_only_by_chance():
     The probability of more than three is 0.02.
     """
     runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
-    assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 3
+    assert max(sum(run[key] == SUPPORTED for run in runs) for key in CLAIMS) <= 3
 
 
 def test_without_loops_the_other_claims_are_judged():

@@ -12,7 +12,7 @@ from experiments.studies.b2_attribution import (
     SWEPT_SITES,
     Config,
 )
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 
 
 def make_results(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
@@ -35,7 +35,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 def test_planted_agreement_is_detected():
     data = make_results(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.88))))
-    assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, SUPPORTED)
     table = STUDY.analyse(data, Config()).numbers["table"]
     assert table["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
     assert STUDY.draw(data, Config())
@@ -44,15 +44,12 @@ def test_planted_agreement_is_detected():
 @pytest.mark.parametrize("seed", range(3))
 def test_unrelated_rankings_do_not_replicate(seed):
     data = make_results(dict.fromkeys(SITE_TYPES, 0.0), seed=seed)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, UNDECIDED)
 
 
 def test_one_badly_ranked_type_does_not_affect_the_others():
     data = make_results(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.5))))  # the claims need 0.8
-    assert verdicts(data) == {
-        **dict.fromkeys(CLAIMS, REPLICATES),
-        SITE_TYPES[3]: DOES_NOT_REPLICATE,
-    }
+    assert verdicts(data) == {**dict.fromkeys(CLAIMS, SUPPORTED), SITE_TYPES[3]: UNDECIDED}
 
 
 def test_two_recordings_give_no_verdict():

@@ -13,6 +13,7 @@ from experiments.item_cache import ItemCache
 from experiments.studies import b3_hallucination_card
 from experiments.studies.ablation import TEXT_MEASURES
 from experiments.studies.b3_hallucination_card import CLAIMS, CONDITIONS, STUDY, Config, is_filtered
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.hallucination_edits import (
     EDIT_TITLES,
     EditSettings,
@@ -20,7 +21,6 @@ from experiments.studies.hallucination_edits import (
     make_all_edits,
 )
 from experiments.studies.reproduce import builtin
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from jaxasr.taps import At
 
 N = 20  # recordings of each kind
@@ -74,7 +74,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_edits_are_detected():
-    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, SUPPORTED)
     card = STUDY.analyse(planted_results(), Config()).numbers["card"]
     assert card["none"]["raw"][0] == 1
     assert card["mask"]["raw"][0] == pytest.approx(0.2)
@@ -88,14 +88,14 @@ def test_useless_edits_replicate_only_by_chance():
     The probability of more than two in twenty runs is 0.01.
     """
     runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
-    assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 2
+    assert max(sum(run[key] == SUPPORTED for run in runs) for key in CLAIMS) <= 2
 
 
 def test_silence_at_the_cost_of_speech_is_reported():
     data = planted_results()
     data.wer[N:, 1] = 1.0
     found = verdicts(data)
-    assert (found["mask_fewer"], found["mask_cheap"]) == (REPLICATES, DOES_NOT_REPLICATE)
+    assert (found["mask_fewer"], found["mask_cheap"]) == (SUPPORTED, UNDECIDED)
 
 
 def test_few_recordings_give_no_verdict():
@@ -170,7 +170,7 @@ def test_an_edit_that_cannot_be_made_is_untestable():
     analysis = STUDY.analyse(data, Config())
     for key, finding in analysis.findings.items():
         is_lost = key.startswith("project")
-        assert finding.verdict == (UNTESTABLE if is_lost else REPLICATES)
+        assert finding.verdict == (UNTESTABLE if is_lost else SUPPORTED)
         assert finding.why == ("no texts" if is_lost else "")
     assert analysis.numbers["card"]["project"] == {"raw": [], "filtered": [], "wer": []}
     assert STUDY.draw(data, Config())

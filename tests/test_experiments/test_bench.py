@@ -141,7 +141,7 @@ def test_numbers_are_saved_as_strict_json(tmp_path):
 
 
 def test_without_a_data_folder_the_demo_recording_is_measured_and_named(monkeypatch, capsys):
-    monkeypatch.setattr(real_speech, "folder", lambda: None)
+    monkeypatch.setattr(real_speech, "folders", lambda: ())
     mels, seconds = recordings._compute_features(2, 80, 0.0)
     assert mels.shape == (2, 80, 3000)
     assert seconds[0] == seconds[1]

@@ -8,6 +8,7 @@ import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, accents_of
 from experiments.studies.selection import (
     cross_validation_groups,
@@ -16,7 +17,6 @@ from experiments.studies.selection import (
     set_of,
 )
 from experiments.studies.speaker_attributes import gender, select_accents
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
 # Claims that no data of these tests can decide.
@@ -42,13 +42,13 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 def test_planted_effects_are_detected():
     data = make_results(8.0)
-    assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), **ALWAYS_UNTESTABLE}
+    assert verdicts(data) == {**dict.fromkeys(CLAIMS, SUPPORTED), **ALWAYS_UNTESTABLE}
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_noise_does_not_replicate(seed):
-    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **ALWAYS_UNTESTABLE}
+    expected = {**dict.fromkeys(CLAIMS, UNDECIDED), **ALWAYS_UNTESTABLE}
     assert verdicts(make_results(0.0, seed)) == expected
 
 

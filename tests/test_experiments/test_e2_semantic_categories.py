@@ -7,6 +7,7 @@ import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.spoken_words import VOICES, WORDS, spoken_words, voice_installed
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.e2_semantic_categories import (
     CLAIMS,
     STUDY,
@@ -14,7 +15,6 @@ from experiments.studies.e2_semantic_categories import (
     probe_pairs,
     select_words,
 )
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 CONFIG = Config(categories=None, folds=4, splits=1)
 N = 72  # words of three categories, two voices each
@@ -39,7 +39,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 def test_planted_categories_are_detected():
     data = make_results(6.0)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, SUPPORTED)
     assert set(STUDY.draw(data, CONFIG)) == {"pairs_by_layer"}
     pairs = {"animals or countries", "animals or tools", "countries or tools"}
     assert STUDY.analyse(data, CONFIG).numbers["pairs"].keys() == pairs
@@ -47,7 +47,7 @@ def test_planted_categories_are_detected():
 
 @pytest.mark.parametrize("seed", range(2))
 def test_two_voices_of_a_word_are_not_a_category(seed):
-    assert verdicts(make_results(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(make_results(0.0, seed)) == dict.fromkeys(CLAIMS, UNDECIDED)
 
 
 def test_missing_categories_or_phonemes_are_not_testable():

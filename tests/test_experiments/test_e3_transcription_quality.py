@@ -10,6 +10,7 @@ import xarray as xr
 
 from experiments.data.corpora import Utterance
 from experiments.studies import probing
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.e3_transcription_quality import (
     CLAIMS,
     QUESTION_TITLES,
@@ -19,7 +20,6 @@ from experiments.studies.e3_transcription_quality import (
     probe_pairs,
 )
 from experiments.studies.matched_pairs import error_rates, match_pairs
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
 
@@ -66,20 +66,20 @@ def pair_ids(clips: list[Utterance], rates: dict[str, float], n: int = 200) -> l
 
 def test_planted_errors_are_detected():
     data = make_results(6.0)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, SUPPORTED)
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer", "auroc"}
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_noise_does_not_replicate(seed):
-    assert verdicts(make_results(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(make_results(0.0, seed)) == dict.fromkeys(CLAIMS, UNDECIDED)
 
 
 def test_a_better_reported_number_is_not_beaten():
     data = make_results(2.0, reported_effect=8.0)
     by_key = verdicts(data)
-    assert by_key["predicts"] == REPLICATES
-    assert by_key["beats_logprob"] == by_key["beats_at_hand"] == DOES_NOT_REPLICATE
+    assert by_key["predicts"] == SUPPORTED
+    assert by_key["beats_logprob"] == by_key["beats_at_hand"] == UNDECIDED
     assert STUDY.analyse(data, CONFIG).numbers["auroc"]["errors"]["improbability"][0] > 0.99
     assert data.reported.sizes["number"] == len(REPORTED_NUMBERS)
 

@@ -9,6 +9,7 @@ import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
+from experiments.studies.claims import SUPPORTED, UNTESTABLE
 from experiments.studies.e4_speech_or_not import (
     CLAIMS,
     POSITION_TITLES,
@@ -19,7 +20,6 @@ from experiments.studies.e4_speech_or_not import (
     probe_position,
 )
 from experiments.studies.fluent_sounds import Sound, match_level, sounds_without_speech
-from experiments.studies.study import REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
 
@@ -49,7 +49,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 def test_a_planted_difference_is_detected():
     data = make_results(16.0)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, SUPPORTED)
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
 
@@ -59,7 +59,7 @@ def test_noise_replicates_only_by_chance():
     The probability of more than two in twenty runs is 0.01.
     """
     runs = [verdicts(make_results(0.0, seed)) for seed in range(20)]
-    false_positives = {key: sum(run[key] == REPLICATES for run in runs) for key in CLAIMS}
+    false_positives = {key: sum(run[key] == SUPPORTED for run in runs) for key in CLAIMS}
     assert max(false_positives.values()) <= 2
     assert false_positives["almost_always"] == 0
 

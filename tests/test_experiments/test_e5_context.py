@@ -8,6 +8,7 @@ from four_layers import FOUR_LAYERS
 
 from experiments.data.corpora import Utterance
 from experiments.data.spoken_pairs import pairs
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.context_edits import (
     EXPECTED,
     OTHER,
@@ -19,7 +20,6 @@ from experiments.studies.context_edits import (
     sentences,
 )
 from experiments.studies.e5_context import CLAIMS, STUDY, Config
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import RandomDirection, site_cells
 from jaxasr.taps import At
 
@@ -82,7 +82,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_patches_are_detected():
-    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, SUPPORTED)
     numbers = STUDY.analyse(planted_results(), CONFIG).numbers
     assert numbers["incongruent"]["contextual_errors"] == 0.5
     assert numbers["best_patch"]["restores"] == pytest.approx(19 / 24)
@@ -94,7 +94,7 @@ def test_patches_no_better_than_random_moves_do_not_replicate(seed):
     """Taken together, the patches restore many errors, and so do the random directions."""
     noise, random = np.random.default_rng(seed).random((2, 24, len(SITE_OF_CELL))) < 0.01
     data = make_results(noise, random, swapped=0.5)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, UNDECIDED)
     shares = STUDY.analyse(data, CONFIG).numbers["errors_patched"]["any_of_many"]
     assert shares["noise"]["anywhere"] > 0.4
 
@@ -104,7 +104,7 @@ def test_without_errors_only_their_number_is_judged():
         np.zeros((0, len(SITE_OF_CELL))), np.zeros((0, len(SITE_OF_CELL))), errors=0
     )
     by_key = verdicts(data)
-    assert by_key.pop("context") == DOES_NOT_REPLICATE
+    assert by_key.pop("context") == UNDECIDED
     assert set(by_key.values()) == {UNTESTABLE}
     assert STUDY.draw(data, CONFIG)
 

@@ -6,8 +6,8 @@ import xarray as xr
 from four_layers import FOUR_LAYERS
 
 from experiments.studies.ablation import ABLATION_KINDS, COMPONENT_SITES, HEAD_SITES, TEXT_MEASURES
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.e6_repetition import CLAIMS, CROSS, STUDY, Config, mark_resolved
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import site_cells
 
 SITES = (*COMPONENT_SITES, *HEAD_SITES)
@@ -25,10 +25,10 @@ def make_results(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) 
     n_loops, n = len(stopped), len(stopped) + len(wer)
     shape = (n, len(ABLATION_KINDS), len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in TEXT_MEASURES}
-    values["repetitive"][:n_loops], values["length"] = 1 - stopped, np.full(shape, 9.0)
+    values["loop"][:n_loops], values["length"] = 1 - stopped, np.full(shape, 9.0)
     values["cer"][:n_loops], values["wer"][n_loops:] = np.where(stopped, 0.5, 3), wer
     baseline = {name: np.zeros(n) for name in TEXT_MEASURES}
-    baseline["repetitive"][:n_loops] = 1
+    baseline["loop"][:n_loops] = 1
     baseline["cer"] = np.where(np.arange(n) < with_words * n_loops, 3.0, np.nan)
     return xr.Dataset(
         {name: (("example", "kind", "cell"), value) for name, value in values.items()}
@@ -69,7 +69,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_cells_are_detected():
-    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, SUPPORTED)
     numbers = STUDY.analyse(planted_results(), Config()).numbers
     assert numbers["share_resolved"]["noise"]["cross_attn_out 2"] == pytest.approx(5 / 6, abs=1e-3)
     assert numbers["loops_with_known_words"] == 12
@@ -77,21 +77,21 @@ def test_planted_cells_are_detected():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_cells_do_not_replicate(seed):
-    assert verdicts(results_without_effect(seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(results_without_effect(seed)) == dict.fromkeys(CLAIMS, UNDECIDED)
 
 
 def test_fragile_loops_single_out_no_cell():
     """Every cell resolves seven loops in ten, so no cell resolves more than the others."""
     by_key = verdicts(results_without_effect(0, rate=0.7))
     keys = ("cross_attention", "any_layer", "one_layer", "one_head")
-    assert {by_key[key] for key in keys} == {DOES_NOT_REPLICATE}
+    assert {by_key[key] for key in keys} == {UNDECIDED}
 
 
 def test_a_loop_is_resolved_only_by_a_better_text():
     data = planted_results(6)
-    data.cer[0, 0, 0], data.repetitive[0, 0, 0] = 4.0, 0.0  # no loop, but more errors than before
-    data.length[1, 0, 0], data.repetitive[1, 0, 0] = 0.0, 0.0  # an empty text
-    data.cer[5, 0, 0], data.repetitive[5, 0, 0] = 4.0, 0.0  # unknown words
+    data.cer[0, 0, 0], data.loop[0, 0, 0] = 4.0, 0.0  # no loop, but more errors than before
+    data.length[1, 0, 0], data.loop[1, 0, 0] = 0.0, 0.0  # an empty text
+    data.cer[5, 0, 0], data.loop[5, 0, 0] = 4.0, 0.0  # unknown words
     assert mark_resolved(data).values[[0, 1, 5], 0, 0].tolist() == [0, 0, 1]
 
 
@@ -108,4 +108,4 @@ def test_without_loops_there_is_a_reason_and_a_map_of_costs():
 def test_without_heads_only_layers_are_judged():
     by_key = verdicts(planted_results().isel(cell=np.flatnonzero(CELLS["head"] < 0)))
     assert by_key["one_head"] == by_key["cheap_head"] == UNTESTABLE
-    assert by_key["one_layer"] == REPLICATES
+    assert by_key["one_layer"] == SUPPORTED

@@ -9,8 +9,8 @@ import xarray as xr
 from experiments.analyses.text_kinds import CATEGORIES
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import ItemCache
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.e7_encoder_lens import CLAIMS, STUDY, Config
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 DEPTH = np.arange(9) / 8  # relative depths; the claim about loops concerns only 0.875
 # The number that stands for each kind of text in the arrays.
@@ -55,7 +55,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_kinds_are_detected():
-    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, SUPPORTED)
     numbers = STUDY.analyse(planted_results(), Config()).numbers
     np.testing.assert_allclose(numbers["all"]["loop"], [*[0] * 7, 0.8, 0])
     assert numbers["en"]["n"] == numbers["es"]["n"] == 20
@@ -63,7 +63,7 @@ def test_planted_kinds_are_detected():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_layers_do_not_replicate(seed):
-    assert verdicts(results_without_effect(seed=seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(results_without_effect(seed=seed)) == dict.fromkeys(CLAIMS, UNDECIDED)
 
 
 @pytest.mark.parametrize("text", ["no " * 30, "..."])

@@ -9,9 +9,9 @@ from experiments.data.phonemes import phoneme_error_rate
 from experiments.item_cache import ItemCache
 from experiments.studies import e8_token_selection
 from experiments.studies.candidate_similarity import look_ahead, similarity
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.e8_token_selection import CLAIMS, STUDY, Config
 from experiments.studies.reproduce import builtin
-from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 # Relative depths of six layers.
 DEPTH = (np.arange(6) + 1) / 6
@@ -63,12 +63,12 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_effects_are_detected():
-    assert verdicts(make_results()) == {**dict.fromkeys(CLAIMS, REPLICATES), **ALWAYS_UNTESTABLE}
+    assert verdicts(make_results()) == {**dict.fromkeys(CLAIMS, SUPPORTED), **ALWAYS_UNTESTABLE}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_layers_do_not_replicate(seed):
-    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **ALWAYS_UNTESTABLE}
+    expected = {**dict.fromkeys(CLAIMS, UNDECIDED), **ALWAYS_UNTESTABLE}
     assert verdicts(make_results(effect=0, seed=seed)) == expected
 
 
@@ -80,7 +80,7 @@ def test_without_espeak_only_sound_is_not_testable():
     findings = STUDY.analyse(data, Config()).findings
     assert findings["sounds_alike"].verdict == UNTESTABLE
     assert "jaxasr[phonemes]" in findings["sounds_alike"].why
-    assert findings["means_alike"].verdict == REPLICATES
+    assert findings["means_alike"].verdict == SUPPORTED
     assert set(STUDY.draw(data, Config())) == {"token_selection", "by_language"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.studies import readme_tables, registry
-from experiments.studies.study import Claim
+from experiments.studies.claims import Claim
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"

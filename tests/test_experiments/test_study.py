@@ -15,22 +15,11 @@ from typer.testing import CliRunner
 from experiments import cli
 from experiments.item_cache import ItemCache, short_hash
 from experiments.studies import registry, reproduce as studies, study_page
-from experiments.studies.study import (
-    DOES_NOT_REPLICATE,
-    REPLICATES,
-    UNTESTABLE,
-    Analysis,
-    Claim,
-    Evidence,
-    Settings,
-    Study,
-    choice,
-    layers_in_band,
-    paper,
-)
+from experiments.studies.claims import SUPPORTED, Claim
+from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
 
 HOSTILE_TEXT = "<script>alert(1)</script> & <b>"  # a page must escape it
-CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", min_examples=3)
+CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", min_units=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,47 +106,10 @@ def test_quick_applies_on_top_of_a_preset():
         fake_study().configured("mine")
 
 
-@pytest.mark.parametrize(
-    ("evidence", "verdict"),
-    [
-        (Evidence(0.5, 0.1, 0.9, 20), REPLICATES),
-        (Evidence(0.5, -0.1, 0.9, 20), DOES_NOT_REPLICATE),
-        (Evidence(0.5, 0.1, 0.9, 20, p=0.051), DOES_NOT_REPLICATE),
-        (Evidence(-0.5, -0.9, -0.1, 20), DOES_NOT_REPLICATE),
-        (Evidence(0.5, 0.1, 0.9, 9), UNTESTABLE),
-        (Evidence(np.nan, np.nan, np.nan, 20), UNTESTABLE),
-        (None, UNTESTABLE),
-    ],
-)
-def test_a_verdict_follows_from_the_interval(evidence, verdict):
-    claim = Claim("a", "b", "c")
-    assert claim.judge(evidence).verdict == verdict
-    if evidence and verdict == REPLICATES:
-        below = dataclasses.replace(claim, side="below")
-        assert below.judge(evidence).verdict == DOES_NOT_REPLICATE
-        assert dataclasses.replace(claim, null=0.2).judge(evidence).verdict == DOES_NOT_REPLICATE
-
-
-@pytest.mark.parametrize(
-    ("evidence", "reason"),
-    [
-        (None, "no examples"),
-        (Evidence(np.nan, np.nan, np.nan, 9), "9 examples; at least 10 are needed"),
-        (Evidence(np.nan, np.nan, np.nan, 20), "the estimate is not finite"),
-        (Evidence(np.inf, 0.1, np.inf, 20), "the estimate is not finite"),
-    ],
-)
-def test_an_untestable_claim_has_the_true_reason(evidence, reason):
-    assert Claim("a", "b", "c").judge(evidence).why == reason
-    assert Claim("a", "b", "c").judge(evidence, "no loops").why == "no loops"
-
-
-def test_examples_without_a_value_are_dropped():
-    evidence = CLAIM.judge_mean([1.0, np.nan, 2.0, 3.0, 2.5, 1.5, 2.0]).evidence
-    assert evidence is not None
-    assert (evidence.n, evidence.value) == (6, 2)
-    assert evidence.p == 2 / 2**6  # all signs positive or all negative
-    assert CLAIM.judge_mean([np.nan]).verdict == UNTESTABLE
+def test_a_study_without_settings_for_all_recordings_uses_those_of_a_small_model():
+    assert fake_study().configured("all").n == 8
+    presets = {"all": {"n": 99}, "here": {"n": 8}}
+    assert dataclasses.replace(fake_study(), presets=presets).configured("all").n == 99
 
 
 def test_bands_of_relative_depth():
@@ -218,7 +170,7 @@ def test_the_item_cache_distinguishes_keys_and_refuses_objects(tmp_path):
 def test_a_run_writes_its_result_and_an_escaped_page(tmp_path):
     result = run_study(tmp_path, fake_study(), quick=True)
     assert result == json.loads((tmp_path / "result.json").read_text())
-    assert result["findings"]["large"]["verdict"] == REPLICATES
+    assert result["findings"]["large"]["verdict"] == SUPPORTED
     assert result["findings"]["large"]["paper"] == "a lot"
     assert result["differs"][0] == "model made up; paper: large-v3"
     assert "n 6; paper: 400" in result["differs"]
@@ -231,7 +183,7 @@ def test_a_run_writes_its_result_and_an_escaped_page(tmp_path):
     names, values = ([text for _, text in page.of(tag)] for tag in ("dt", "dd"))
     assert HOSTILE_TEXT in dict(zip(names, values))["first"]
     badges = [text for a, text in page.of("span") if "badge" in a.get("class", "")]
-    assert badges == [REPLICATES]
+    assert badges == [SUPPORTED]
     assert all(a["src"].startswith("data:image/png") for a, _ in page.of("img"))
     statements = [text for _, text in page.of("h3")]
     assert CLAIM.statement in statements
@@ -251,7 +203,7 @@ def test_a_failed_study_is_reported_and_the_others_run(tmp_path, monkeypatch):
     results = studies.reproduce_all(["E1", "E2"], tmp_path, run_one, report)
     assert results["E1"] is None
     assert results["E2"] is not None
-    assert results["E2"]["findings"]["large"]["verdict"] == REPLICATES
+    assert results["E2"]["findings"]["large"]["verdict"] == SUPPORTED
     assert [(name, type(problem)) for name, problem in failures] == [("E1", ZeroDivisionError)]
     html = (tmp_path / "index.html").read_text()
     index = Outline(html)
@@ -276,7 +228,7 @@ def test_the_recordings_of_a_run_are_printed(monkeypatch, tmp_path):
     from experiments import runtime
     from experiments.data import real_speech
 
-    monkeypatch.setattr(real_speech, "folder", lambda: None)
+    monkeypatch.setattr(real_speech, "folders", lambda: ())
     monkeypatch.setattr(runtime, "start", lambda *arguments: None)
     monkeypatch.setattr(runtime, "load", lambda model, dtype: None)
     monkeypatch.setattr("experiments.studies.reproduce.reproduce_all", lambda *arguments: {})

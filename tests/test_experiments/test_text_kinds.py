@@ -30,9 +30,9 @@ def test_each_kind_is_recognised(text, kind):
 
 
 def test_token_ids_decide_about_loops_when_given():
-    # A single token that repeats is a loop only from 20 times on.
-    assert text_category("aaaa", FINAL, ids=[5] * 20) == "loop"
-    assert text_category("aaaa", FINAL, ids=[5] * 17) == "ungrounded"
+    # A single token that repeats is a loop only from four times on.
+    assert text_category("aaaa", FINAL, ids=[5] * 4) == "loop"
+    assert text_category("aaaa", FINAL, ids=[5] * 3) == "ungrounded"
 
 
 def test_a_correct_text_that_repeats_is_correct():

@@ -59,24 +59,21 @@ def test_is_loop_equals_the_criterion_counted_by_hand(ids, n, k):
         for m in range(1, len(ids) // 2 + 1)
         for i in range(len(ids) - m)
     ]
-    assert transcripts.is_loop(ids) == any(
-        (c >= 4 and m * c >= 20) or (c >= 3 and m >= 6) for m, c in runs
-    )
+    assert transcripts.is_loop(ids) == any(c >= 4 or (c >= 3 and m >= 6) for m, c in runs)
 
 
 @pytest.mark.parametrize(
     ("n", "k", "loop"),
-    [(5, 4, True), (4, 4, False), (6, 3, True), (5, 3, False), (1, 20, True), (1, 17, False)],
+    [(1, 4, True), (1, 3, False), (5, 4, True), (5, 3, False), (6, 3, True), (6, 2, False)],
 )
 def test_loops_begin_at_the_documented_bounds(n, k, loop):
     assert transcripts.is_loop([99, *list(range(n)) * k, 98]) is loop
 
 
-def test_is_repetitive_is_laxer_than_is_loop():
-    assert transcripts.is_repetitive([1, 2] * 4, "a b")
-    assert not transcripts.is_repetitive([1, 2] * 3, "a b a b a b")
-    assert not transcripts.is_repetitive(list(range(9)) * 4, "short")
-    assert transcripts.is_repetitive([1, 2, 3], "the same " * 40)
+def test_a_text_that_compresses_well_is_a_loop():
+    assert transcripts.is_loop([1, 2, 3], "the same " * 40)
+    assert not transcripts.is_loop([1, 2, 3], "a b a b a b")
+    assert transcripts.repetition([1, 2, 3], "the same " * 40)["loop"] == 1
 
 
 def test_errors_equal_jiwer_on_normalised_texts():
@@ -103,8 +100,7 @@ def test_real_loops_are_detected_and_fluent_texts_are_not(asr, data_dir):
     for row in rows:
         result = row["tiny_en_openai_pad"]
         ids = asr.tokenizer.encode(" " + result["text"].strip())
-        if result["loop"] and result["rep_span"] > 30 and row["robust"]:
-            assert transcripts.is_loop(ids), row["id"]
-            assert transcripts.is_repetitive(ids, result["text"]) or result["rep_k"] == 3, row["id"]
+        if result["loop"] and not row["audio_periodic"]:
+            assert transcripts.is_loop(ids[:48]), row["id"]
         if row["group"] == "fluent_nonspeech":
-            assert not transcripts.is_loop(ids), row["id"]
+            assert not transcripts.is_loop(ids, result["text"]), row["id"]

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def read(manifest: Path) -> list[Utterance]:
         ('ann', {'gender': 'F'})
     """
     rows = list(_rows(manifest))
-    folder = _folder_of_paths(manifest, rows)
+    folder = folder_of_paths(manifest, rows)
     return [_utterance(manifest, folder, line_number, row) for line_number, row in rows]
 
 
@@ -141,7 +141,7 @@ def _parse_row(manifest: Path, line_number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _folder_of_paths(manifest: Path, rows: list[tuple[int, Mapping[str, Any]]]) -> Path:
+def folder_of_paths(manifest: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> Path:
     """Returns the folder that the paths of the manifest are relative to."""
     folder = manifest.resolve().parent
     first_path = next((str(row["path"]) for _, row in rows[:1] if row.get("path")), None)

@@ -1,10 +1,12 @@
 """Opens a corpus and detects its layout."""
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.data.corpora import common_voice, hugging_face, librispeech, manifest, timit
-from experiments.data.corpora.utterance import Corpus
+from experiments.data.corpora.utterance import Corpus, Utterance
 
 # The manifest comes first, because a folder of another layout may have a manifest too.
 _LAYOUTS = {
@@ -45,6 +47,42 @@ def open_corpus(path: str | os.PathLike) -> Corpus:
         if source := module.find(Path(name)):
             return Corpus(source.name, layout, tuple(module.read(source)))
     raise ValueError(f"corpus: {name!r} has an unknown layout. {_expected_layouts()}")
+
+
+def join(corpora: Sequence[Corpus]) -> Corpus:
+    """Joins corpora into one.
+
+    Args:
+        corpora: at least one corpus.
+
+    Returns:
+        All utterances in order. The ids of a corpus that repeats an earlier id begin with the name
+        of this corpus. The name of the result is the names of the corpora, joined by "+".
+
+    Raises:
+        ValueError: two corpora have the same name and an id in common.
+
+    Example:
+        >>> from experiments.data.corpora import Utterance
+        >>> left, right = (Corpus(n, "manifest", (Utterance("1", Path("1.wav")),)) for n in "ab")
+        >>> [clip.id for clip in join([left, right]).utterances]
+        ['1', 'b/1']
+    """
+    if len(corpora) == 1:
+        return corpora[0]
+    utterances: list[Utterance] = []
+    ids: set[str] = set()
+    names = [corpus.name for corpus in corpora]
+    for position, corpus in enumerate(corpora):
+        repeats = any(clip.id in ids for clip in corpus.utterances)
+        # Without a prefix, `Corpus` refuses the ids of a corpus that is given twice.
+        is_prefixed = repeats and corpus.name not in names[:position]
+        for clip in corpus.utterances:
+            clip_id = f"{corpus.name}/{clip.id}" if is_prefixed else clip.id
+            utterances.append(dataclasses.replace(clip, id=clip_id))
+            ids.add(clip_id)
+    layouts = dict.fromkeys(corpus.layout for corpus in corpora)  # unique, in order
+    return Corpus("+".join(names), "+".join(layouts), tuple(utterances))
 
 
 def _expected_layouts() -> str:
