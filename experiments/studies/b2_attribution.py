@@ -7,37 +7,38 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import interventions
 import jaxasr
 from experiments.data.corpora import Corpus, Utterance
+from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
-from experiments.studies.claims import Claim
+from experiments.studies.attribution_claims import (
+    CLAIMS,
+    GOOD_RANK,
+    OTHER_SPEAKER,
+    SITE_TYPES,
+    SWEPT_SITES,
+    WHITE_NOISE,
+    judge_claims,
+)
 from experiments.studies.recordings import clean_speech
-from experiments.studies.selection import first_window, language
+from experiments.studies.selection import (
+    cross_validation_groups,
+    first_window,
+    language,
+    limit_per_speaker,
+    set_of,
+)
 from experiments.studies.study import Analysis, Settings, Study, choice
-from interventions.corruptions import noise
+from interventions.corruptions import add, noise
 from interventions.figures import plots
 from jaxasr import Memory, Recogniser
 from jaxasr.config import FRAMES_PER_S
 
-# Type of each site, and the dimensions that the site is swept over.
-SWEPT_SITES = {
-    "decoder.cross_attn.z": ("heads", ("layer", "head", "position")),
-    "decoder.attn.z": ("heads", ("layer", "head", "position")),
-    "encoder.attn.z": ("heads", ("layer", "head")),
-    "decoder.cross_attn.q": ("queries and keys", ("layer", "head", "position")),
-    "decoder.cross_attn.k": ("queries and keys", ("layer", "head", "time")),
-    "decoder.attn.q": ("queries and keys", ("layer", "head", "position")),
-    "decoder.attn.k": ("queries and keys", ("layer", "head", "position")),
-    "decoder.resid_post": ("decoder stream and MLP", ("layer", "position")),
-    "decoder.mlp_out": ("decoder stream and MLP", ("layer", "position")),
-    "encoder.resid_post": ("encoder stream and MLP", ("layer", "time")),
-    "encoder.mlp_out": ("encoder stream and MLP", ("layer", "time")),
-}
 # Sites of the preset "quick", one of each type.
 QUICK_SITES = (
     "decoder.cross_attn.z",
@@ -45,30 +46,6 @@ QUICK_SITES = (
     "decoder.resid_post",
     "encoder.resid_post",
 )
-SITE_TYPES = tuple(dict.fromkeys(site_type for site_type, _ in SWEPT_SITES.values()))
-_RANK_TEST = (
-    "per recording, rank correlation over cells between estimated and exact changes, averaged over "
-    "the sites of the type; at least 0.8"
-)
-# With fewer recordings, the smallest possible p-value of the sign-flip test is above 0.05.
-_MIN_RECORDINGS = 6
-CLAIMS = {
-    site_type: Claim(
-        f"First-order estimates rank cells as exact patching does: {site_type}",
-        "not asked; not published",
-        _RANK_TEST,
-        null=0.8,
-        min_units=_MIN_RECORDINGS,
-    )
-    for site_type in SITE_TYPES
-} | {
-    "small_before_large": Claim(
-        "Small patches (heads, queries, keys) are ranked better than large ones (streams, MLP)",
-        "AtP (arXiv 2403.00745): estimates fail if a patch is large or saturates attention",
-        "per recording, mean rank correlation of the small patches, minus that of the large ones",
-        min_units=_MIN_RECORDINGS,
-    )
-}
 # Value of the argument `correction` of `interventions.attribution`, by name of the estimate. The
 # correction is for the saturation of the attention softmax.
 ESTIMATES = {"corrected": True, "plain": False}
@@ -87,7 +64,10 @@ RESULT_VARIABLES = {
 class Config(Settings):
     """Settings of B2."""
 
-    n: int = choice(50, "recordings")
+    n: int = choice(50, "recordings, each of another speaker")
+    corruptions: tuple[str, ...] = choice(
+        (WHITE_NOISE, OTHER_SPEAKER), "a stationary sound, and one with words and rhythm"
+    )
     snr_db: float = choice(
         0.0, "signal-to-noise ratio in dB of the noisy run; louder noise makes estimates worse"
     )
@@ -106,39 +86,75 @@ class Config(Settings):
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
-    """Compares estimated with exact changes for every recording.
+    """Compares estimated with exact changes for every recording and corruption.
 
     Returns:
-        `RESULT_VARIABLES` [example, site], and `type` [site]. Recordings whose text has fewer than
-        `config.tokens` tokens are dropped.
+        `RESULT_VARIABLES` [example, corruption, site], and `type` [site]. Recordings whose text has
+        fewer than `config.tokens` tokens are dropped.
     """
-    clips = clean_speech(corpus, asr, config.n, at_least_s=config.seconds)
+    candidates = clean_speech(corpus, asr, len(corpus), at_least_s=config.seconds)
+    # One recording more per speaker is not independent.
+    clips = select_evenly(limit_per_speaker(candidates, 1), config.n, set_of)
+    # The other speaker of a recording is that of the recording before it.
+    jobs = [
+        _Job(clip, clips[i - 1], corruption)
+        for i, clip in enumerate(clips)
+        for corruption in config.corruptions
+    ]
     compare = functools.partial(compare_estimates, asr, config=config)
+    items = cache.each("B2 attribution", jobs, compare, key=lambda job: job.name)
+    by_clip = np.arange(len(items)).reshape(len(clips), len(config.corruptions))
     # `compare_estimates` returns an empty array for a text that is too short.
-    items = [item for item in cache.each("B2 attribution", clips, compare) if item["spearman"].size]
-    shape, types = (len(items), len(config.sites)), [SWEPT_SITES[site][0] for site in config.sites]
+    kept = [row for row in range(len(clips)) if items[by_clip[row, 0]]["spearman"].size]
+    shape = (len(kept), len(config.corruptions), len(config.sites))
+    speakers = cross_validation_groups(clips)
     values = {
-        name: np.array([item[name] for item in items], float).reshape(shape)
+        name: np.array([items[i][name] for i in by_clip[kept].ravel()], float).reshape(shape)
         for name in RESULT_VARIABLES
     }
     return xr.Dataset(
-        {name: (("example", "site"), array) for name, array in values.items()},
-        {"example": np.arange(len(items)), "site": list(config.sites), "type": ("site", types)},
+        {name: (("example", "corruption", "site"), array) for name, array in values.items()},
+        {
+            "example": [clips[row].id for row in kept],
+            "speaker": ("example", [speakers[clips[row].id] for row in kept]),
+            "corruption": list(config.corruptions),
+            "site": list(config.sites),
+            "type": ("site", [SWEPT_SITES[site][0] for site in config.sites]),
+        },
     )
 
 
-def compare_estimates(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
-    """Compares estimated with exact changes of one recording.
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A recording, a recording of another speaker, and the corruption to make."""
+
+    clip: Utterance
+    other: Utterance
+    corruption: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.clip.id} {self.corruption}"
+
+
+def _corrupt(job: _Job, config: Config) -> Float[np.ndarray, "n"]:
+    audio = first_window(job.clip)
+    if job.corruption == WHITE_NOISE:
+        return noise(audio, config.snr_db, config.seed)
+    return add(audio, first_window(job.other), config.snr_db, config.seed)
+
+
+def compare_estimates(asr: Recogniser, job: _Job, config: Config) -> Arrays:
+    """Compares estimated with exact changes of one recording under one corruption.
 
     Returns:
         `RESULT_VARIABLES` [site]. If the text has fewer than `config.tokens` tokens, only
         `spearman`, which is then empty.
     """
-    audio = first_window(clip)
-    recordings = (noise(audio, config.snr_db, config.seed), audio)  # target, source
+    recordings = (_corrupt(job, config), first_window(job.clip))  # target, source
     mels = [jaxasr.log_mel(samples, asr.config.n_mels)[None] for samples in recordings]
     noisy, clean = (asr.model.encode(mel)[0] for mel in mels)
-    prompt = asr.tokenizer.prompt(language(clip) or "en")
+    prompt = asr.tokenizer.prompt(language(job.clip) or "en")
     [ids] = asr.generate(clean, prompt, max_new_tokens=config.tokens).ids
     if len(ids) < config.tokens:
         return {"spearman": np.zeros(0)}
@@ -212,40 +228,33 @@ def _estimate_changes(
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` by one number per recording."""
-    by_type = {
-        site_type: arrays.spearman.isel(site=np.flatnonzero(arrays.type.values == site_type))
-        .mean("site")
-        .values
-        for site_type in SITE_TYPES
-    }
-    # The first two types (heads, queries and keys) are small patches, all others are large ones.
-    small, large = (
-        np.mean([by_type[site_type] for site_type in types], 0)
-        for types in (SITE_TYPES[:2], SITE_TYPES[2:])
-    )
-    values = by_type | {"small_before_large": small - large}
-    findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
     table = {
-        site: {
-            name: float(arrays[name].sel(site=site).mean().round(3)) for name in RESULT_VARIABLES
+        str(corruption): {
+            str(site): _means(arrays.sel(corruption=corruption, site=site))
+            for site in arrays.site.values
         }
-        for site in arrays.site.values
+        for corruption in arrays.corruption.values
     }
-    return Analysis(findings, {"recordings": arrays.sizes["example"], "table": table})
+    return Analysis(
+        judge_claims(arrays, config.seed), {"recordings": arrays.sizes["example"], "table": table}
+    )
+
+
+def _means(rows: xr.Dataset) -> dict[str, float]:
+    return {name: round(float(rows[name].mean()), 3) for name in RESULT_VARIABLES}
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws every recording's rank correlation and precision, by site."""
-    figure, axes = plots.panels(1, 2, width=4.8, height=3.6, sharey=True)
-    titles = {
-        "spearman": "rank correlation over cells",
-        "precision": f"precision of the {config.k} largest cells",
-    }
-    for panel, (name, title) in zip(axes, titles.items()):
-        _draw_sites(panel, arrays[name])
+    """Draws every recording's rank correlation by site, with one panel per corruption."""
+    corruptions = arrays.corruption.values
+    figure, axes = plots.panels(1, len(corruptions), width=4.8, height=3.6, sharey=True)
+    for panel, corruption in zip(axes, corruptions):
+        values = arrays.spearman.sel(corruption=corruption)
+        _draw_sites(panel, values)
         # A rank correlation can be negative.
-        left = min(0, np.nanmin(arrays[name].values, initial=0)) - 0.02
-        panel.set(title=title, xlim=(left, 1.02))
+        left = min(0, np.nanmin(values.values, initial=0)) - 0.02
+        panel.set(title=f"rank correlation over cells\n{corruption}", xlim=(left, 1.02))
+        panel.axvline(GOOD_RANK, color=plots.GREY, linestyle=":", linewidth=1)
         panel.grid(axis="x", color="0.9")
     axes[0].set_yticks(np.arange(arrays.sizes["site"]), arrays.site.values)
     axes[0].invert_yaxis()
@@ -278,9 +287,11 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"n": 8, "seconds": 2.5},
-        "builtin": {"n": 8, "seconds": 2.5},
+        "all": {"seconds": 2.5},
+        "here": {"n": 10, "seconds": 2.5, "corruptions": (WHITE_NOISE,)},
+        "builtin": {"n": 8, "seconds": 2.5, "corruptions": (WHITE_NOISE,)},
         "quick": {"n": 2, "window_s": 1.25, "sites": QUICK_SITES},
     },
     claims=CLAIMS,
+    version=2,
 )

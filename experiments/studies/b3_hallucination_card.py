@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import TEXT_MEASURES
-from experiments.studies.claims import Claim, Finding
-from experiments.studies.evidence import Evidence
+from experiments.studies.evidence import paired_evidence
 from experiments.studies.hallucination_edits import (
     EDIT_TITLES,
     EditSettings,
@@ -27,64 +26,36 @@ from experiments.studies.hallucination_edits import (
     identity,
     make_all_edits,
 )
-from experiments.studies.recordings import clean_speech, nonspeech_or_noise
-from experiments.studies.selection import language
+from experiments.studies.hallucination_rates import (
+    CLAIMS,
+    hallucination_rates,
+    judge_cost,
+    judge_filter,
+    rate_interval,
+    share_changed,
+)
+from experiments.studies.halves import CHOOSE, CONFIRM, halves
+from experiments.studies.nonspeech import nonspeech_or_noise, one_per_source, source_of
+from experiments.studies.recordings import clean_speech
+from experiments.studies.selection import cross_validation_groups, language
 from experiments.studies.study import Analysis, Settings, Study, choice
 from interventions.figures import plots
 from interventions.generation import sequence_sweep
-from interventions.stats.intervals import bootstrap
-from interventions.stats.roc import auroc_interval
 from jaxasr import Recogniser
 from jaxasr.taps import Edits
 
 CONDITIONS = ("none", *EDIT_TITLES)
-# Default thresholds of openai/whisper.
-NO_SPEECH_THRESHOLD = 0.6  # probability that there is no speech
-LOGPROB_THRESHOLD = -1.0  # mean natural-log probability per token
-COMPRESSION_THRESHOLD = 2.4  # compression ratio of the text
-_CALM_WHISPER = "not asked; Calm-Whisper: over 75 % fewer by training 3 heads"
-
-
-def _edit_claims(name: str, title: str) -> dict[str, Claim]:
-    """Makes the claims that an edit prevents hallucinations, and that it spares clean speech."""
-    return {
-        f"{name}_fewer": Claim(
-            f"{title.capitalize()}: fewer recordings without speech get words",
-            _CALM_WHISPER if name == "mask" else "not asked",
-            "per held-out recording without speech, whether it gets words without the edit, minus "
-            "whether it gets words with it; before any filter",
-        ),
-        f"{name}_cheap": Claim(
-            f"{title.capitalize()}: clean speech is transcribed as well as before",
-            "not asked",
-            "per held-out clean recording, change of the word error rate, below 0.02; both error "
-            "rates are clipped at 1",
-            null=0.02,
-            side="below",
-            min_units=8,  # as many as the preset "builtin" has
-        ),
-    }
-
-
-CLAIMS = {
-    "filter": Claim(
-        "Whisper's filter rejects hallucinated texts more often than texts of clean speech",
-        "not asked; the thresholds are openai/whisper's",
-        "without an edit, area under the ROC curve of the filter's decisions: texts of recordings "
-        "without speech against texts of clean speech",
-        null=0.5,
-    )
-}
-for _name, _title in EDIT_TITLES.items():
-    CLAIMS |= _edit_claims(_name, _title)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
-    """Settings of B3. Edits are made from one half of the recordings and tested on the other."""
+    """Settings of B3. Edits are made from one half of the sources and tested on the other."""
 
-    n_nonspeech: int = choice(400, "recordings without speech; edits are made from half of them")
-    n_clean: int = choice(200, "clean recordings; edits are made from half of them")
+    n_nonspeech: int = choice(
+        400, "recordings without speech, one per source; half of the sources are held out"
+    )
+    n_clean: int = choice(260, "clean recordings; half of the speakers are held out")
+    n_choose: int = choice(60, "recordings of each kind from which edits are made, at most")
     n_heads: int = choice(3, "masked heads, as many as Calm-Whisper tunes")
     rank: int = choice(
         4, "directions in which states of hallucinations differ most from states of clean speech"
@@ -113,18 +84,11 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     Returns:
         `experiments.studies.ablation.TEXT_MEASURES` [example, condition], NaN for an edit that
         cannot be made. The attribute `untestable` has the reasons by edit. The coordinate
-        `recording` [example] is "nonspeech" or "clean".
+        `recording` [example] is "nonspeech" or "clean", and `source` is the independent unit.
     """
-    recordings = {
-        "nonspeech": _shuffled(nonspeech_or_noise(corpus, config.n_nonspeech), config.seed),
-        "clean": _shuffled(
-            clean_speech(corpus, asr, config.n_clean, config.max_new_tokens), config.seed
-        ),
-    }
-    training = {kind: clips[::2] for kind, clips in recordings.items()}
+    training, held_out = divide(asr, corpus, config)
     edits, reasons = make_all_edits(asr, training, config.edit_settings(), cache)
-    held_out = [(kind, clip) for kind, clips in recordings.items() for clip in clips[1::2]]
-    clips = [clip for _, clip in held_out]
+    clips = [clip for _, _, clip in held_out]
     items: dict[str, list[Arrays]] = {}
     # If no edit could be made, an edit that changes nothing gives the condition "none".
     for name, edit in (edits or {"identity": identity(asr)}).items():
@@ -149,14 +113,38 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         {
             "example": [clip.id for clip in clips],
             "condition": list(CONDITIONS),
-            "recording": ("example", [kind for kind, _ in held_out]),
+            "recording": ("example", [kind for kind, _, _ in held_out]),
+            "source": ("example", [source for _, source, _ in held_out]),
         },
         {"untestable": reasons},
     )
 
 
-def _shuffled(clips: list[Utterance], seed: int) -> list[Utterance]:
-    return [clips[i] for i in np.random.default_rng(seed).permutation(len(clips))]
+def divide(
+    asr: Recogniser, corpus: Corpus, config: Config
+) -> tuple[dict[str, list[Utterance]], list[tuple[str, str, Utterance]]]:
+    """Divides the recordings so that no source (speaker or sound) is in both parts.
+
+    Returns:
+        The recordings from which edits are made, by kind. Then the kind, the source and the
+        recording of each held-out one.
+    """
+    sounds = one_per_source(nonspeech_or_noise(corpus, len(corpus)))[: config.n_nonspeech]
+    speech = clean_speech(corpus, asr, config.n_clean, config.max_new_tokens)
+    speakers = cross_validation_groups(speech)
+    training: dict[str, list[Utterance]] = {}
+    held_out: list[tuple[str, str, Utterance]] = []
+    for kind, clips, sources in (
+        ("nonspeech", sounds, [source_of(clip) for clip in sounds]),
+        ("clean", speech, [speakers[clip.id] for clip in speech]),
+    ):
+        parts = halves(sources, config.seed)
+        chosen = [clip for clip, part in zip(clips, parts) if part == CHOOSE]
+        order = np.random.default_rng(config.seed).permutation(len(chosen))[: config.n_choose]
+        training[kind] = [chosen[i] for i in order]
+        rows = zip(sources, clips, parts)
+        held_out += [(kind, source, clip) for source, clip, part in rows if part == CONFIRM]
+    return training, held_out
 
 
 def score_edits(asr: Recogniser, clip: Utterance, edits: Edits, max_new_tokens: int) -> Arrays:
@@ -179,78 +167,35 @@ def score_edits(asr: Recogniser, clip: Utterance, edits: Edits, max_new_tokens: 
     return {name: np.asarray(swept[name].values.item()) for name in names}
 
 
-def is_filtered(arrays: xr.Dataset) -> xr.DataArray:
-    """Marks texts that openai/whisper would drop as silence or decode again as repetitive."""
-    seems_silent = arrays.no_speech_prob > NO_SPEECH_THRESHOLD
-    is_unsure = arrays.avg_logprob < LOGPROB_THRESHOLD
-    return (seems_silent & is_unsure) | (arrays.compression_ratio > COMPRESSION_THRESHOLD)
-
-
-def hallucination_rates(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Computes three rates per recording and condition.
-
-    Returns:
-        Arrays [example, condition] by name.
-        `raw`: 1 if a recording without speech gets words, else 0.
-        `filtered`: 1 if a recording without speech gets words that pass Whisper's filter, else 0.
-        `wer`: word error rate of clean speech, at most 1.
-        All rates are NaN for an edit that cannot be made.
-    """
-    without_speech, clean = (
-        arrays.isel(example=np.flatnonzero(arrays.recording.values == kind))
-        for kind in ("nonspeech", "clean")
-    )
-    insertions = without_speech.insertions
-    raw = (insertions > 0).astype(float).where(insertions.notnull())
-    return {
-        "raw": raw,
-        "filtered": raw * ~is_filtered(without_speech),
-        "wer": np.minimum(clean.wer, 1),
-    }
-
-
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over held-out recordings."""
     rates, reasons = hallucination_rates(arrays), arrays.attrs.get("untestable", {})
     baseline = {name: values.sel(condition="none").values for name, values in rates.items()}
-    findings = {"filter": _judge_filter(arrays.sel(condition="none"), config.seed)}
+    findings = {"filter": judge_filter(arrays.sel(condition="none"), config.seed)}
+    changed: dict[str, dict[str, float]] = {}
     for name in EDIT_TITLES:
-        prevented = baseline["raw"] - rates["raw"].sel(condition=name).values
-        cost = rates["wer"].sel(condition=name).values - baseline["wer"]
-        for key, values in ((f"{name}_fewer", prevented), (f"{name}_cheap", cost)):
-            if name in reasons:
-                findings[key] = CLAIMS[key].judge(None, reasons[name])
-            else:
-                findings[key] = CLAIMS[key].judge_mean(values, config.seed)
+        fewer, cheap = CLAIMS[f"{name}_fewer"], CLAIMS[f"{name}_cheap"]
+        if name in reasons:
+            findings[f"{name}_fewer"] = fewer.judge(None, reasons[name])
+            findings[f"{name}_cheap"] = cheap.judge(None, reasons[name])
+            continue
+        # Every recording without speech has another source, so an exact test applies.
+        prevented = paired_evidence(baseline["raw"], rates["raw"].sel(condition=name).values)
+        floor = float(np.mean(baseline["raw"] - baseline["filtered"])) if prevented.n else None
+        findings[f"{name}_fewer"] = fewer.judge(dataclasses.replace(prevented, floor=floor))
+        cost = rates["wer"].sel(condition=name) - baseline["wer"]
+        changed[name] = share_changed(cost.values)
+        findings[f"{name}_cheap"] = judge_cost(cheap, cost, config.seed)
     intervals = {
         condition: {
-            name: _interval(values.sel(condition=condition), config.seed)
+            name: rate_interval(values.sel(condition=condition), config.seed)
             for name, values in rates.items()
         }
         for condition in CONDITIONS
     }
     held_out = {name: values.sizes["example"] for name, values in rates.items()}
-    return Analysis(findings, {"held_out": held_out, "card": intervals})
-
-
-def _judge_filter(baseline: xr.Dataset, seed: int) -> Finding:
-    """Tests whether the filter rejects hallucinated texts more often than texts of speech."""
-    has_text = (baseline.recording.values == "clean") | (baseline.insertions.values > 0)
-    texts = baseline.isel(example=np.flatnonzero(has_text))
-    is_nonspeech = texts.recording.values == "nonspeech"
-    if is_nonspeech.all() or not is_nonspeech.any():
-        return CLAIMS["filter"].judge(None, "texts of one kind of recording only")
-    rejected = is_filtered(texts).values.astype(float)
-    area = auroc_interval(rejected, is_nonspeech, texts.example.values, seed=seed)
-    return CLAIMS["filter"].judge(Evidence(*area))
-
-
-def _interval(values: xr.DataArray, seed: int) -> list[float]:
-    """Returns the mean and both ends of its interval; [] for fewer than two values."""
-    if values.notnull().sum() < 2:
-        return []
-    interval = bootstrap(values, seed=seed)
-    return [round(float(interval[name]), 4) for name in ("mean", "low", "high")]
+    numbers = {"held_out": held_out, "card": intervals, "clean_texts_changed": changed}
+    return Analysis(findings, numbers)
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
@@ -271,7 +216,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 
 
 def _draw_bars(axes: Axes, values: xr.DataArray, seed: int) -> None:
-    intervals = [_interval(values.sel(condition=name), seed) for name in CONDITIONS]
+    intervals = [rate_interval(values.sel(condition=name), seed) for name in CONDITIONS]
     mean, low, high = np.array([interval or [np.nan] * 3 for interval in intervals]).T
     error = np.maximum([mean - low, high - mean], 0)  # matplotlib rejects negative lengths
     colours = [plots.GREY, plots.BLUE, plots.TEAL, plots.ACCENT]
@@ -292,9 +237,11 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"n_nonspeech": 24, "n_clean": 20, "max_new_tokens": 40},
+        "all": {"max_new_tokens": 48},
+        "here": {"n_nonspeech": 24, "n_clean": 20, "n_choose": 12, "max_new_tokens": 40},
         "builtin": {"n_nonspeech": 24, "n_clean": 16, "max_new_tokens": 48},
         "quick": {"n_nonspeech": 8, "n_clean": 4, "max_new_tokens": 32},
     },
     claims=CLAIMS,
+    version=2,
 )

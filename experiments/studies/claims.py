@@ -185,22 +185,21 @@ def adjust(findings: Mapping[str, Finding]) -> dict[str, Finding]:
     """
     adjusted = dict(findings)
     for family in sorted({finding.claim.family for finding in findings.values()}):
-        keys = [
-            key
+        p_of = {
+            key: finding.evidence.p
             for key, finding in findings.items()
             if finding.claim.family == family
             and finding.verdict != UNTESTABLE
             and finding.evidence is not None
             and finding.evidence.p is not None
-        ]
-        ps = [findings[key].evidence.p for key in keys]
-        for key, q in zip(keys, _benjamini_hochberg(ps)):
-            adjusted[key] = _with_q(findings[key], q, len(keys))
+        }
+        for key, q in zip(p_of, _benjamini_hochberg(list(p_of.values()))):
+            adjusted[key] = _with_q(findings[key], q, len(p_of))
     return adjusted
 
 
 def _benjamini_hochberg(ps: Sequence[float]) -> Sequence[float]:
-    import scipy.stats
+    import scipy.stats  # imported here because the import takes most of a second
 
     return scipy.stats.false_discovery_control(ps).tolist() if ps else []
 

@@ -18,51 +18,20 @@ from experiments.data.real_speech import select_evenly
 from experiments.data.spoken_words import spoken_words
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
-from experiments.studies.claims import Claim, Finding
-from experiments.studies.features import encoder_features
+from experiments.studies.category_claims import CLAIMS, PHONEMES, SPELLING, TOP_DEPTHS, judge_claims
+from experiments.studies.features import encode_with_features
 from experiments.studies.probing import ProbingSettings
-from experiments.studies.probing_analysis import (
-    accuracy,
-    accuracy_curves,
-    judge_groups,
-    layers_between,
-)
+from experiments.studies.probing_analysis import accuracy, accuracy_curves, layers_between
 from experiments.studies.probing_figures import draw_panel
 from experiments.studies.selection import first_window
 from experiments.studies.study import Analysis, Study, choice, paper
 from interventions.figures import plots
+from interventions.generation import transcripts
 from jaxasr import Recogniser
 from jaxasr.audio import n_frames
 
 # Categories that the paper names.
 NAMED_CATEGORIES = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
-# Ranges of relative depth: the paper's last layers, and its layers 18 to 21 of 32.
-TOP_DEPTHS, MIDDLE_DEPTHS = (0.9, 1), (0.56, 0.69)
-# Description of the first test. The other tests subtract a second accuracy from this accuracy.
-_TOP_ACCURACY = "accuracy on unseen words at depth 0.9 to 1, mean over pairs"
-CLAIMS = {
-    "top": Claim(
-        "A probe of the top layers distinguishes semantic categories",
-        "final layer: 85.6 % on average over pairs, 96.7 % for the best pair",
-        _TOP_ACCURACY,
-        null=0.5,
-    ),
-    "rises": Claim(
-        "The top layers distinguish categories better than the layers at two thirds of the depth",
-        "Fig. 1: above chance at layers 18 to 21, most pairs above 80 % from layer 28 on",
-        f"{_TOP_ACCURACY}, minus that at depth 0.56 to 0.69",
-    ),
-    "beyond_sound": Claim(
-        "The top layers distinguish categories better than the mean spectrum does",
-        "not asked",
-        f"{_TOP_ACCURACY}, minus that of a probe of the mean log-mel spectrum",
-    ),
-    "beyond_phonemes": Claim(
-        "The top layers distinguish categories better than the words' phonemes and lengths do",
-        "not asked",
-        f"{_TOP_ACCURACY}, minus that of a probe of phoneme counts, their sum and the duration",
-    ),
-}
 # The pairs of categories that the paper plots in Fig. 1.
 FIGURE_1_PAIRS = (
     ("countries", "tools"),
@@ -83,6 +52,10 @@ class Config(ProbingSettings):
         60, "words per category; the paper's 96.7 % can be 29 of 30 or 58 of 60 test words"
     )
     folds: int = choice(5, "all recordings of a word are in one fold")
+    recognised: bool = choice(
+        True, "probe only recordings whose text is the word; others may contain another word"
+    )
+    max_new_tokens: int = choice(8, "tokens of the text of one word")
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
@@ -93,11 +66,18 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """
     recordings, source = spoken_words(corpus)
     clips = select_words(recordings, config)
-    features = cache.each("E2 words", clips, functools.partial(_word_features, asr))
+    describe = functools.partial(_word_features, asr, max_new_tokens=config.max_new_tokens)
+    features = cache.each("E2 words", clips, describe)
+    is_recognised = np.array([bool(item["recognised"]) for item in features], bool)
+    rows = np.flatnonzero(is_recognised | (not config.recognised))
+    clips, features = [clips[row] for row in rows], [features[row] for row in rows]
+    if not clips:
+        reason = "no word is recognised when it is spoken alone"
+        return xr.Dataset(attrs={"untestable": {"words": reason}, "source": source})
     baselines = {
         "mel": np.stack([item["mel"] for item in features]),
         **_phoneme_counts(clips, features),
-        "token embedding": _token_embeddings(asr, clips),
+        SPELLING: _token_embeddings(asr, clips),
     }
     arrays = probe_pairs(
         layers=np.stack([item["layers"] for item in features], 1),
@@ -107,12 +87,18 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         config=config,
         examples=[clip.id for clip in clips],
     )
-    return arrays.assign_attrs(source=source)
+    return arrays.assign_attrs(
+        source=source, recordings=len(is_recognised), recognised=int(is_recognised.sum())
+    )
 
 
-def _word_features(asr: Recogniser, clip: Utterance) -> Arrays:
+def _word_features(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays:
     audio = first_window(clip)
-    return encoder_features(asr, audio) | {"frames": np.asarray(n_frames(len(audio)))}
+    memory, features = encode_with_features(asr, audio)
+    prompt = asr.tokenizer.prompt("en")
+    [text] = asr.generate(memory, prompt, max_new_tokens=max_new_tokens).text
+    recognised = np.asarray(transcripts.words(text) == transcripts.words(clip.transcript))
+    return features | {"frames": np.asarray(n_frames(len(audio))), "recognised": recognised}
 
 
 def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
@@ -143,7 +129,7 @@ def _phoneme_counts(
     inventory = sorted({phoneme for word in words for phoneme in word})
     counts = [[word.count(phoneme) for phoneme in inventory] + [len(word)] for word in words]
     durations = [float(item["frames"]) for item in features]
-    return {"phonemes": np.column_stack([np.array(counts, float), durations])}
+    return {PHONEMES: np.column_stack([np.array(counts, float), durations])}
 
 
 def _token_embeddings(asr: Recogniser, clips: Sequence[Utterance]) -> Float[np.ndarray, "N D"]:
@@ -201,22 +187,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     if not probing.questions(arrays):
         reason = "; ".join(arrays.attrs["untestable"].values()) or "words of one category only"
         return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
-    top, middle = (
-        accuracy(arrays, layers_between(arrays, *depths)) for depths in (TOP_DEPTHS, MIDDLE_DEPTHS)
-    )
-    statistics = {"top": top, "rises": top - middle, "beyond_sound": top - accuracy(arrays, "mel")}
-    findings = {
-        key: judge_groups(CLAIMS[key], values, config) for key, values in statistics.items()
-    }
-    findings["beyond_phonemes"] = _judge_beyond_phonemes(arrays, top, config)
-    return Analysis(findings, _numbers(arrays))
-
-
-def _judge_beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Finding:
-    claim = CLAIMS["beyond_phonemes"]
-    if "phonemes" not in arrays.layer.values:
-        return claim.judge(None, phonemes.ESPEAK_MISSING)
-    return judge_groups(claim, top - accuracy(arrays, "phonemes"), config)
+    return Analysis(judge_claims(arrays, config), _numbers(arrays))
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
@@ -227,7 +198,11 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
         for rows in [probing.rows_of(arrays, pair)]
     }
     return {
-        "source": arrays.attrs.get("source", ""),
+        **{
+            name: arrays.attrs[name]
+            for name in ("source", "recordings", "recognised")
+            if name in arrays.attrs
+        },
         "words": len(set(arrays.group.values)),
         "layers": arrays.layer.values.tolist(),
         **accuracy_curves(arrays),
@@ -273,15 +248,19 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"categories": None},
-        "builtin": {"categories": None},
-        "quick": {"per_category": 8, "splits": 1},
+        "all": {"categories": None},
+        "here": {"categories": None, "per_category": 24},
+        "builtin": {"categories": None, "per_category": 24},
+        "quick": {"per_category": 4, "splits": 1},
     },
     claims=CLAIMS,
+    version=2,
     differs=(
         "the words are those of a corpus with the label `category`",
-        "without such a corpus, a synthetic voice speaks fifteen words of each of eight categories "
-        "in two pitches; if it is not installed, the 24 words of the package are used",
+        "without such a corpus, two synthetic voices, one of them in two pitches, speak up to "
+        "sixty words of each of eight categories; if no voice is installed, the 24 words of the "
+        "package are used",
+        "only recordings whose text is the word that was spoken are probed",
         "folds by word; accuracy over all pairs of the available categories",
         "a probe of the embeddings of the words' tokens is plotted as a text-only reference",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",

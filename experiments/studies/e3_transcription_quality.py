@@ -1,82 +1,92 @@
 """E3: tests whether the decoder's state predicts transcription errors."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
-from experiments.studies.claims import Claim
+from experiments.studies.claims import SECONDARY, Claim
 from experiments.studies.evidence import Evidence
 from experiments.studies.features import transcript_features
-from experiments.studies.matched_pairs import error_rates, match_pairs, n_words, speaker_or_id
+from experiments.studies.matched_pairs import error_rates, match_pairs, speaker_or_id
+from experiments.studies.noisy_sentences import countable_sentences, noise_level, with_noisy_copies
+from experiments.studies.pair_evidence import accuracy_evidence, area_evidence
 from experiments.studies.probing import ProbingSettings, Untestable
 from experiments.studies.probing_analysis import (
-    accuracy,
     judge_question,
     layers_between,
-    probe_auroc,
     score_auroc,
     summarize_probes,
 )
-from experiments.studies.probing_figures import accuracy_figure
-from experiments.studies.selection import (
-    first_window,
-    language,
-    select_speech,
-    set_of,
-    supported_languages,
+from experiments.studies.probing_figures import accuracy_figure, area_figure
+from experiments.studies.quality_numbers import (
+    AT_HAND,
+    REPORTED_NUMBERS,
+    auroc_intervals,
+    pairs_by_level,
+    reported_numbers,
+    reported_values,
 )
+from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Study, choice, paper
-from interventions.figures import plots
 from jaxasr import Recogniser
 
 # Ranges of relative depth. The paper's layer 22 of 32 has depth 0.72, its layer 5 depth 0.19.
 UPPER_DEPTHS, SHALLOW_DEPTHS = (0.66, 0.78), (0, 0.3)
-# Numbers that Whisper returns with a text. A larger number is assumed to mean a worse text.
-REPORTED_NUMBERS = ("improbability", "compression", "no speech", "length")
 # Panel titles by question. A question is one kind of error.
 QUESTION_TITLES = {"errors": "errors against none", "insertions": "insertions against none"}
-_GAIN_TEST = "area under the ROC curve of the probe at depth 0.66 to 0.78, minus that of {}"
+_AREA = "area under the ROC curve of the probe at depth 0.66 to 0.78"
+_claim_gain = functools.partial(Claim, units="speakers", family=SECONDARY, least=0.05)
 CLAIMS = {
     "predicts": Claim(
-        "The state at the end of the text distinguishes wrong transcripts from right ones",
+        "The state at the end of the text distinguishes the worst transcripts from faultless ones",
         "93.4 % (LibriSpeech) and 88.1 % (Common Voice) at layer 22 of 32",
         "balanced accuracy at depth 0.66 to 0.78 on unseen speakers",
         null=0.5,
+        paper_value=0.934,
+        unit="%",
+        units="speakers",
+        floor="a probe of log-probability, compression ratio, no-speech probability and length",
     ),
     "deepens": Claim(
-        "Upper layers distinguish wrong transcripts better than shallow layers",
+        "Upper layers distinguish the worst transcripts better than shallow layers",
         "62.2 % at layer 5, 93.4 % at layer 22 of 32",
         "balanced accuracy at depth 0.66 to 0.78, minus that below depth 0.3",
+        paper_value=0.312,
+        unit="%",
+        units="speakers",
     ),
-    "beats_logprob": Claim(
+    "beats_logprob": _claim_gain(
         "The state predicts errors better than the mean log-probability does",
         "not asked",
-        _GAIN_TEST.format("the mean log-probability"),
+        f"{_AREA}, minus that of the mean log-probability",
     ),
-    "beats_at_hand": Claim(
+    "beats_at_hand": _claim_gain(
         "The state predicts errors better than log-probability, compression ratio, no-speech "
         "probability and length together",
         "not asked",
-        _GAIN_TEST.format("a probe of these four numbers"),
+        f"{_AREA}, minus that of a probe of these four numbers",
     ),
     "insertions": Claim(
         "The state also predicts whether the text has words that were not spoken (insertions)",
         "not asked; a high error rate is not always hallucination",
-        "area under the ROC curve at depth 0.66 to 0.78, insertions against none",
+        f"{_AREA}, most insertions against none",
         null=0.5,
+        least=0.6,
+        units="speakers",
+        family=SECONDARY,
+        floor="the mean log-probability",
     ),
-    "insertions_beat_logprob": Claim(
+    "insertions_beat_logprob": _claim_gain(
         "The state predicts inserted words better than the mean log-probability does",
         "not asked",
-        _GAIN_TEST.format("the mean log-probability"),
+        f"{_AREA}, minus that of the mean log-probability",
     ),
 }
 
@@ -89,6 +99,12 @@ class Config(ProbingSettings):
     recordings: int = choice(
         2620, "recordings to transcribe in search of errors, as many as LibriSpeech test-clean has"
     )
+    snr_db: tuple[int, ...] = choice(
+        (), "levels of added noise; each recording is also transcribed in each of them"
+    )
+    worst: float = choice(
+        1 / 3, "share of the transcripts that counts as bad; the paper takes those with most errors"
+    )
     least_words: int = choice(3, "fewest spoken words; the error rate of a single word is 0 or 1")
     longer: float = choice(1.25, "largest ratio between the word counts of a matched pair")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
@@ -96,7 +112,8 @@ class Config(ProbingSettings):
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes all recordings, and runs `probe_pairs` for each kind of error."""
-    clips = _select_recordings(asr, corpus, config)
+    sentences = countable_sentences(asr, corpus, config.recordings, config.least_words)
+    clips = with_noisy_copies(sentences, corpus, config.snr_db, config.seed)
 
     def transcribe(clip: Utterance) -> Arrays:
         audio = first_window(clip)
@@ -111,23 +128,6 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         return probe_pairs(question, clips, features, rate_by_id, config)
 
     return probing.concatenate({name: lambda name=name: probe(name) for name in QUESTION_TITLES})
-
-
-def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[Utterance]:
-    languages = supported_languages(asr, None)
-    clips = select_evenly(
-        [
-            clip
-            for clip in select_speech(corpus, len(corpus), languages, labelled=True)
-            if n_words(clip) >= config.least_words
-        ],
-        config.recordings,
-        set_of,
-    )
-    if len({clip.speaker for clip in clips}) > 1:
-        return clips
-    # Without speaker names, each recording is a cross-validation group of its own.
-    return [dataclasses.replace(clip, speaker="") for clip in clips]
 
 
 def probe_pairs(
@@ -152,7 +152,7 @@ def probe_pairs(
     Raises:
         Untestable: there are too few pairs.
     """
-    pairs = match_pairs(clips, rates, max_ratio=config.longer, n=config.per_class)
+    pairs = match_pairs(clips, rates, config.longer, config.per_class, config.worst)
     if len(pairs) < 2 * config.folds:
         raise Untestable(
             f"{question}: {len(pairs)} pairs of a bad and an error-free transcript of similar "
@@ -162,120 +162,90 @@ def probe_pairs(
     # Both recordings of a pair are in one cross-validation group, named after their speakers.
     groups = [" and ".join(sorted({speaker_or_id(clip) for clip in pair})) for pair in pairs]
     reported = np.array([reported_numbers(row) for row in rows])
+    in_pairs = [clip for pair in pairs for clip in pair]
+    levels = [noise_level(clip) for clip in in_pairs]
     arrays = probing.probe_layers(
         question,
         layers=np.stack([row["last"] for row in rows], 1),
         labels=np.array(["bad", "right"] * len(pairs)),
         groups=np.repeat(groups, 2),
         config=config,
-        baselines={"numbers at hand": reported, "mel": np.stack([row["mel"] for row in rows])},
-        examples=[clip.id for pair in pairs for clip in pair],
+        baselines={AT_HAND: reported, "mel": np.stack([row["mel"] for row in rows])},
+        examples=[clip.id for clip in in_pairs],
         blocks=np.repeat(np.arange(len(pairs)), 2),  # the control swaps labels within pairs
     )
-    return arrays.assign(reported=(("example", "number"), reported)).assign_coords(
-        number=list(REPORTED_NUMBERS)
-    )
-
-
-def reported_numbers(item: Arrays) -> list[float]:
-    """Returns the `REPORTED_NUMBERS` of one transcript."""
-    names = ("ratio", "no_speech", "tokens")
-    return [-float(item["logprob"]), *(float(item[name]) for name in names)]
+    return arrays.assign(
+        reported=(("example", "number"), reported),
+        rate=("example", [rates[clip.id] for clip in in_pairs]),
+    ).assign_coords(number=list(REPORTED_NUMBERS), snr_db=("example", levels))
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` by statistics over speakers."""
-
-    def probe_area(rows: xr.Dataset, reference: np.ndarray | None = None) -> Evidence:
-        return probe_auroc(rows, layers_between(rows, *UPPER_DEPTHS), config.seed, reference)
-
-    def gain_over_logprob(rows: xr.Dataset) -> Evidence:
-        return probe_area(rows, -_reported_values(rows, "improbability"))
-
-    def gain_over_all_numbers(rows: xr.Dataset) -> Evidence:
-        return probe_area(rows, rows.probability.sel(layer="numbers at hand").values)
-
     tests = {
         "predicts": ("errors", _upper_accuracy),
         "deepens": ("errors", _gain_over_shallow),
-        "beats_logprob": ("errors", gain_over_logprob),
-        "beats_at_hand": ("errors", gain_over_all_numbers),
-        "insertions": ("insertions", probe_area),
-        "insertions_beat_logprob": ("insertions", gain_over_logprob),
+        "beats_logprob": ("errors", _gain_over_logprob),
+        "beats_at_hand": ("errors", _gain_over_all_numbers),
+        "insertions": ("insertions", _upper_area),
+        "insertions_beat_logprob": ("insertions", _gain_over_logprob),
     }
     findings = {
-        key: judge_question(CLAIMS[key], arrays, question, statistic, config)
+        key: judge_question(
+            CLAIMS[key], arrays, question, functools.partial(statistic, seed=config.seed), config
+        )
         for key, (question, statistic) in tests.items()
     }
-    numbers = summarize_probes(arrays) | {"auroc": _auroc_intervals(arrays, config)}
-    return Analysis(findings, numbers)
+    numbers = {"auroc": auroc_intervals(arrays, config.seed), "pairs": pairs_by_level(arrays)}
+    return Analysis(findings, summarize_probes(arrays) | numbers)
 
 
-def _upper_accuracy(rows: xr.Dataset) -> np.ndarray:
-    return accuracy(rows, layers_between(rows, *UPPER_DEPTHS))
+def _upper_accuracy(rows: xr.Dataset, seed: int) -> Evidence:
+    upper = layers_between(rows, *UPPER_DEPTHS)
+    return accuracy_evidence(rows, upper, null=0.5, floors=[AT_HAND], seed=seed)
 
 
-def _gain_over_shallow(rows: xr.Dataset) -> np.ndarray:
-    return _upper_accuracy(rows) - accuracy(rows, layers_between(rows, *SHALLOW_DEPTHS))
+def _gain_over_shallow(rows: xr.Dataset, seed: int) -> Evidence:
+    upper, shallow = (layers_between(rows, *depths) for depths in (UPPER_DEPTHS, SHALLOW_DEPTHS))
+    return accuracy_evidence(rows, upper, minus=shallow, seed=seed)
 
 
-def _reported_values(rows: xr.Dataset, number: str) -> np.ndarray:
-    return rows.reported.sel(number=number).values
+def _upper_area(rows: xr.Dataset, seed: int) -> Evidence:
+    floor = score_auroc(rows, _certainty(rows), seed).value
+    upper = layers_between(rows, *UPPER_DEPTHS)
+    return area_evidence(rows, upper, null=0.5, seed=seed, floor=floor)
 
 
-def _auroc_intervals(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, list[float]]]:
-    """Computes the area under the ROC curve and its interval, per layer and reported number."""
-    areas = {}  # by question
-    for question in probing.questions(arrays):
-        rows = probing.rows_of(arrays, question)
-        by_name = {
-            str(layer): probe_auroc(rows, [layer], config.seed) for layer in rows.layer.values
-        }
-        for name in REPORTED_NUMBERS:
-            # Negated, because the area is that of the class "right".
-            by_name[name] = score_auroc(rows, -_reported_values(rows, name), config.seed)
-        areas[question] = {
-            name: [round(x, 3) for x in (area.value, area.low, area.high)]
-            for name, area in by_name.items()
-        }
-    return areas
+def _gain_over_logprob(rows: xr.Dataset, seed: int) -> Evidence:
+    upper = layers_between(rows, *UPPER_DEPTHS)
+    return area_evidence(rows, upper, null=0.0, seed=seed, against=_certainty(rows))
+
+
+def _gain_over_all_numbers(rows: xr.Dataset, seed: int) -> Evidence:
+    upper, others = layers_between(rows, *UPPER_DEPTHS), rows.probability.sel(layer=AT_HAND).values
+    return area_evidence(rows, upper, null=0.0, seed=seed, against=others)
+
+
+def _certainty(rows: xr.Dataset) -> np.ndarray:
+    """Returns the mean log-probability, which is larger for the class "right"."""
+    return -reported_values(rows, "improbability")
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws accuracy by layer, and areas under the ROC curve of probes and reported numbers."""
     figures = accuracy_figure(arrays, QUESTION_TITLES)
-    return figures | ({"auroc": _area_figure(_auroc_intervals(arrays, config))} if figures else {})
-
-
-def _area_figure(areas: dict[str, dict[str, list[float]]]) -> Figure:
-    figure, axes = plots.panels(1, len(areas), width=4.4, height=3.4, sharey=True)
-    for panel, (question, intervals) in zip(axes, areas.items()):
-        _draw_intervals(panel, intervals)
-        panel.set(title=QUESTION_TITLES[question], xlabel="area under the ROC curve")
-    return figure
-
-
-def _draw_intervals(axes: Axes, intervals: dict[str, list[float]]) -> None:
-    names = [name for name in intervals if name != "embedding"][::-1]
-    value, low, high = np.array([intervals[name] for name in names]).T
-    colours = [_colour(name) for name in names]
-    axes.hlines(range(len(names)), low, high, color=colours)
-    axes.scatter(value, range(len(names)), color=colours, s=18, zorder=3)
-    axes.axvline(0.5, color=plots.GREY, linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(names)), [f"layer {n}" if n.isdigit() else n for n in names])
-
-
-def _colour(name: str) -> str:
-    if name in REPORTED_NUMBERS:
-        return plots.ACCENT
-    return plots.BLUE if name.isdigit() else plots.GREY
+    if not figures:
+        return figures
+    areas = auroc_intervals(arrays, config.seed)
+    return figures | {"auroc": area_figure(areas, QUESTION_TITLES, REPORTED_NUMBERS)}
 
 
 STUDY = Study(
     title="Whether the decoder's state predicts transcription errors",
     section="section 4.2",
-    about="The worst transcripts are paired with error-free ones of similar length, from the same "
-    "speaker if possible. A linear probe of the decoder's stream at the end of the text "
+    about="Recordings are transcribed with and without added noise. The worst third of the "
+    "transcripts is paired with faultless ones of similar length and the same level of noise, from "
+    "the same speaker if possible. A linear probe of the decoder's stream at the end of the text "
     "distinguishes the two. It is tested on held-out speakers.",
     data="LibriSpeech test-clean and Common Voice 16.1, zero against highest word error rate, 400 "
     "samples each",
@@ -284,11 +254,13 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"recordings": 260},
-        "builtin": {"recordings": 40, "least_words": 1},
-        "quick": {"recordings": 150},
+        "all": {"per_class": 2000, "recordings": 1000, "snr_db": (10, 5, 0)},
+        "here": {"recordings": 120, "snr_db": (5, 0)},
+        "builtin": {"recordings": 40, "least_words": 1, "snr_db": (5, 0)},
+        "quick": {"recordings": 60, "snr_db": (5,)},
     },
     claims=CLAIMS,
+    version=2,
     differs=(
         "cross-validation over speakers instead of a 70/30 split",
         "pairs are matched within a speaker, or else within a set of recordings, so that speaker "
@@ -296,7 +268,9 @@ STUDY = Study(
         "all recordings of a speaker are in one fold, and so are both recordings of a pair; "
         "uninformative features therefore score at chance",
         "in languages without spaces, errors are counted in characters",
-        "if there are few errors, every transcript with any error counts as bad",
+        "the worst third of the transcripts counts as bad, in addition those of noisy copies; in a "
+        "pair, both have the same level and background of noise, so that noise is no cue",
+        "texts with numbers are left out, because numbers have several spellings",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

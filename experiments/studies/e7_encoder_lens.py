@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,44 +18,19 @@ import jaxasr
 from experiments.analyses.text_kinds import CATEGORIES, error_rate, text_category
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
-from experiments.studies.claims import Claim
-from experiments.studies.selection import first_window, language, select_speech, supported_languages
-from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
+from experiments.studies.layer_text_claims import CLAIMS, is_kind, judge_claims
+from experiments.studies.selection import (
+    cross_validation_groups,
+    first_window,
+    language,
+    of_few_per_speaker,
+    select_speech,
+    supported_languages,
+)
+from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from interventions.generation.transcripts import is_loop, words
 from jaxasr import Recogniser
 
-CLAIMS = {
-    "loops_below_the_top": Claim(
-        "Repetition loops are most common just below the top layer",
-        "loops in about 60 % of samples at layers 27 to 30 of 32, most at layer 30",
-        "per recording, share of loops in layers at depth 0.84 to 0.94 (or the nearest layer below "
-        "the top), minus the share in all other layers",
-    ),
-    "mostly_loops": Claim(
-        "Most texts of the layers just below the top are loops",
-        "about 60 %",
-        "share of loops in layers at depth 0.84 to 0.94",
-        null=0.5,
-    ),
-    "silent_below": Claim(
-        "The lower two thirds of the encoder give empty texts or lone punctuation",
-        "layers 0 to 22 of 32: mostly empty strings or lone punctuation",
-        "share of empty texts and lone punctuation in layers at depth 0 to 0.69",
-        null=0.5,
-    ),
-    "ungrounded_between": Claim(
-        "Texts of layers at depth 0.62 to 0.84 are fluent but ungrounded (not about the recording)",
-        "layers 20 to 27 of 32: occasionally fluent, ungrounded completions",
-        "per recording, share of ungrounded texts at depth 0.62 to 0.84, minus the share in all "
-        "other layers",
-    ),
-    "right_at_the_top": Claim(
-        "The transcript appears only in the last layer",
-        "layers 31 and 32 of 32: the fluent, right transcript",
-        "per recording, how far the word error rate against the final text (at most 1) falls in "
-        "the last layer, minus its mean fall in the other layers",
-    ),
-}
 # Colours of the bars, in the order of `CATEGORIES`.
 _COLOURS = ("#e4e1da", "#c9c5bb", "#d9792b", "#96b9c1", "#3d8aa8", "#233472")
 
@@ -72,6 +47,10 @@ class Config(Settings):
     at_least_s: float = choice(
         1.5, "shortest recording in seconds; shorter ones have only a word or two"
     )
+    per_speaker: int = choice(
+        1, "recordings per speaker, so that recordings are independent; unknown speakers count each"
+    )
+    min_per_language: int = choice(10, "recordings; languages with fewer are reported together")
     reference: str = choice(
         "final text", "shows the layer where the final text appears, and needs no transcript"
     )
@@ -86,7 +65,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         recordings of speech, the dataset has only the attribute `untestable`, the reason.
     """
     clips = select_speech(
-        corpus,
+        of_few_per_speaker(corpus, config.per_speaker),
         config.per_language,
         supported_languages(asr, config.languages),
         at_least_s=config.at_least_s,
@@ -105,6 +84,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
             "example": [clip.id for clip in clips],
             "depth": np.arange(asr.config.n_audio_layer + 1) / asr.config.n_audio_layer,
             "language": ("example", [language(clip) for clip in clips]),
+            "speaker": ("example", list(cross_validation_groups(clips).values())),
         },
     )
 
@@ -150,23 +130,15 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over the recordings whose final text has words and is not a loop."""
     if reason := arrays.attrs.get("untestable"):
         return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
-    usable = arrays.isel(example=np.flatnonzero(_has_usable_text(arrays)))
-    loops, other_loops = _share_in_band(usable, "loop", low=0.84, high=0.94)
-    ungrounded, other_ungrounded = _share_in_band(usable, "ungrounded", low=0.62, high=0.84)
-    without_words = _is_kind(usable, "empty") | _is_kind(usable, "punctuation")
-    lower_layers = layers_in_band(usable.depth.values, low=0, high=0.69)
-    # wer_fall[:, i] is the fall from entry i of `depth` to entry i + 1.
-    wer_fall = -np.diff(np.minimum(usable.wer.values, 1), axis=1)
-    values = {
-        "loops_below_the_top": loops - other_loops,
-        "mostly_loops": loops,
-        "silent_below": without_words[:, lower_layers].mean(1),
-        "ungrounded_between": ungrounded - other_ungrounded,
-        "right_at_the_top": wer_fall[:, -1] - wer_fall[:, :-1].mean(1),
-    }
-    findings = {key: claim.judge_mean(values[key], config.seed) for key, claim in CLAIMS.items()}
-    n_unusable = arrays.sizes["example"] - usable.sizes["example"]
-    return Analysis(findings, {"left_out": n_unusable, **_shares(usable)})
+    usable = _usable(arrays)
+    left_out = arrays.sizes["example"] - usable.sizes["example"]
+    numbers = {"left_out": left_out, **_shares(usable, config)}
+    return Analysis(judge_claims(usable, config.seed), numbers)
+
+
+def _usable(arrays: xr.Dataset) -> xr.Dataset:
+    """Selects the recordings whose final text has words and is not a loop."""
+    return arrays.isel(example=np.flatnonzero(_has_usable_text(arrays)))
 
 
 def _has_usable_text(arrays: xr.Dataset) -> Bool[np.ndarray, "N"]:
@@ -180,45 +152,48 @@ def _has_usable_text(arrays: xr.Dataset) -> Bool[np.ndarray, "N"]:
     )
 
 
-def _is_kind(arrays: xr.Dataset, kind: str) -> Bool[np.ndarray, "N L"]:
-    return arrays.kind.values == CATEGORIES.index(kind)
+def _masks(arrays: xr.Dataset, config: Config) -> dict[str, Bool[np.ndarray, "N"]]:
+    """Marks the recordings of "all", of each frequent language, and of the "other" languages."""
+    codes, counts = np.unique(arrays.language.values, return_counts=True)
+    frequent = codes[counts >= config.min_per_language]
+    masks = {"all": np.ones(arrays.sizes["example"], bool)}
+    if len(codes) > 1:
+        masks |= {str(code): arrays.language.values == code for code in frequent}
+        masks["other"] = ~np.isin(arrays.language.values, frequent)
+    return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def _share_in_band(
-    arrays: xr.Dataset, kind: str, low: float, high: float
-) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Computes each recording's share of a kind of text inside and outside a band of depths."""
-    inside, is_kind = layers_in_band(arrays.depth.values, low, high), _is_kind(arrays, kind)
-    return is_kind[:, inside].mean(1), np.delete(is_kind, inside, axis=1).mean(1)
-
-
-def _shares(arrays: xr.Dataset) -> dict[str, Any]:
+def _shares(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Computes shares of kinds and error rates by depth, for all recordings and by language."""
-    language_codes = arrays.language.values
-    rows = {"all": np.ones(len(language_codes), bool)}
-    rows |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}
     tables: dict[str, Any] = {"depth": arrays.depth.values.round(3)}
-    for name, mask in rows.items():
-        if mask.any():
-            shares = {kind: _is_kind(arrays, kind)[mask].mean(0).round(3) for kind in CATEGORIES}
-            wer = np.minimum(arrays.wer.values[mask], 1).mean(0).round(3)
-            tables[name] = {"n": int(mask.sum()), **shares, "wer": wer}
+    for name, mask in _masks(arrays, config).items():
+        shares = {kind: is_kind(arrays, kind)[mask].mean(0).round(3) for kind in CATEGORIES}
+        wer = np.minimum(arrays.wer.values[mask], 1).mean(0).round(3)
+        tables[name] = {"n": int(mask.sum()), **shares, "wer": wer}
     return tables
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws stacked bars of the kinds of text by layer, with a line of the word error rate."""
+    """Draws stacked bars of the kinds of text by layer, with a line of the word error rate.
+
+    The recordings are those that the claims are judged by. The final texts of all others have no
+    words, or are loops.
+    """
     if "untestable" in arrays.attrs:
         return {}
-    language_codes = list(dict.fromkeys(map(str, arrays.language.values)))
-    names = ["all", *language_codes] if len(language_codes) > 1 else language_codes
+    usable = _usable(arrays)
+    masks = _masks(usable, config)
+    if not masks:
+        return {}
     # At most four panels per row. -(-a // b) rounds a / b up.
-    n_rows, n_columns = -(-len(names) // 4), min(len(names), 4)
+    n_rows = -(-len(masks) // 4)
+    n_columns = -(-len(masks) // n_rows)
     figure = Figure(figsize=(2 + 2.6 * n_columns, 3.4 * n_rows), layout="constrained")
-    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
-    for axes, name in zip(np.ravel(panels), names):
-        mask = (arrays.language.values == name) | (name == "all")
-        _draw_bars(axes, arrays.isel(example=np.flatnonzero(mask)), name)
+    panels = np.ravel(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False))
+    for axes, (name, mask) in zip(panels, masks.items()):
+        _draw_bars(axes, usable.isel(example=np.flatnonzero(mask)), name)
+    for unused_panel in panels[len(masks) :]:
+        unused_panel.remove()
     figure.axes[0].set_ylabel("share of recordings")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, reverse=True)
@@ -228,7 +203,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 def _draw_bars(axes: Axes, arrays: xr.Dataset, name: str) -> None:
     layers, bottom = np.arange(arrays.sizes["depth"]), np.zeros(arrays.sizes["depth"])
     for kind, colour in zip(CATEGORIES, _COLOURS):
-        share = _is_kind(arrays, kind).mean(0)
+        share = is_kind(arrays, kind).mean(0)
         axes.bar(layers, share, 0.8, bottom=bottom, color=colour, label=kind)
         bottom += share
     wer = np.minimum(arrays.wer.values, 1).mean(0)
@@ -251,6 +226,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
+        "all": {"languages": None, "per_language": 150, "max_new_tokens": 96},
         "here": {"languages": None, "per_language": 24, "max_new_tokens": 96},
         "builtin": {"languages": ("en",), "per_language": 16, "max_new_tokens": 96},
         "quick": {"per_language": 14, "max_new_tokens": 64},
@@ -259,7 +235,8 @@ STUDY = Study(
     differs=(
         "the rule that sorts texts into kinds is ours",
         "layers are compared by relative depth: the paper's layer n of 32 has depth n/32",
-        "recordings are spread over the sets of the corpus, not drawn at random",
+        "recordings are spread over the sets of the corpus, not drawn at random, and there is one "
+        "per speaker",
     ),
-    version=3,
+    version=4,
 )

@@ -18,7 +18,6 @@ import interventions
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import ESPEAK_MISSING
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.candidate_similarity import (
     TOKEN_OFFSETS,
@@ -29,52 +28,18 @@ from experiments.studies.candidate_similarity import (
     similarity,
     word_tokens,
 )
-from experiments.studies.claims import Claim
-from experiments.studies.selection import first_window, language, select_speech, supported_languages
-from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
+from experiments.studies.selection import (
+    cross_validation_groups,
+    first_window,
+    language,
+    of_few_per_speaker,
+    select_speech,
+    supported_languages,
+)
+from experiments.studies.selection_claims import CLAIMS, judge_claims
+from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from experiments.studies.token_figures import language_figure, selection_figure
 from jaxasr import Recogniser
-
-CLAIMS = {
-    "commits_late": Claim(
-        "The final token becomes probable only in late layers",
-        "low until about layer 20 of 32, then a steep rise; nearly 1 in the last three layers",
-        "per recording, mean probability of the final token at depth 0.9 to 1, minus that at depth "
-        "0 to 0.62",
-        null=0.5,
-    ),
-    "saturates_late": Claim(
-        "The saturation layer is in the upper third",
-        "Fig. 2: a dashed line to the right of the rise; a number was not found",
-        "per recording, mean depth of the saturation layer, compared with 20/32",
-        null=0.625,
-    ),
-    "sounds_alike": Claim(
-        "With depth, the other candidates become more similar in sound to the final token",
-        "phoneme error rate falls with depth, visibly near layer 25 of 32",
-        "phoneme error rate of the other top-5 candidates against the final token, minus their "
-        "rate against another token of the text; the mean of this difference below depth 0.78, "
-        "minus its mean above",
-    ),
-    "means_alike": Claim(
-        "With depth, the other candidates become more similar in meaning to the final token",
-        "cosine similarity separates quickly after layer 25 of 32",
-        "cosine of the other top-5 candidates with the final token, minus their cosine with "
-        "another token of the text; the mean of this difference above depth 0.78, minus its mean "
-        "below",
-    ),
-    "looks_ahead_late": Claim(
-        "The next token is among the candidates only near the top",
-        "Whisper: a sharp rise at layer 29 of 32 only",
-        "how often the next token is among the top 5, minus how often tokens further away are; "
-        "the mean of this difference at depth 0.9 to 1, minus its mean below",
-    ),
-    "earlier_than_qwen": Claim(
-        "Whisper saturates earlier than Qwen2-Audio",
-        "Fig. 2: Whisper's dashed line is to the left of Qwen's; a number was not found",
-        "difference of mean saturation depths",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +50,9 @@ class Config(Settings):
         ("en", "es", "fr", "de", "it", "pt"), "the paper uses six languages and does not name them"
     )
     per_language: int = paper(100, "section 4.7: 6 languages of 100 utterances")
+    per_speaker: int = choice(
+        1, "recordings per speaker, so that recordings are independent; unknown speakers count each"
+    )
     top_k: int = paper(5, "Fig. 2b: the top five candidates")
     at_least_s: float = choice(
         1.5, "shortest recording in seconds; shorter ones have only a word or two"
@@ -104,7 +72,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         attribute `untestable`, the reason.
     """
     clips = select_speech(
-        corpus,
+        of_few_per_speaker(corpus, config.per_speaker),
         config.per_language,
         supported_languages(asr, config.languages),
         at_least_s=config.at_least_s,
@@ -121,6 +89,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     }
     dims = {"saturation": ("example",), "hit": ("example", "offset", "depth")}
     n_layers = asr.config.n_text_layer
+    speakers = cross_validation_groups(clips)
     return xr.Dataset(
         {name: (dims.get(name, ("example", "depth")), values) for name, values in means.items()},
         {
@@ -128,6 +97,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
             "depth": (np.arange(n_layers) + 1) / n_layers,
             "offset": list(TOKEN_OFFSETS),
             "language": ("example", [language(clip) for clip, _ in with_text]),
+            "speaker": ("example", [speakers[clip.id] for clip, _ in with_text]),
             "n_tokens": ("example", [item["saturation"].size for _, item in with_text]),
         },
     )
@@ -172,34 +142,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` by one number per recording."""
     if reason := arrays.attrs.get("untestable"):
         return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
-    depth = arrays.depth.values
-    top = layers_in_band(depth, low=0.9, high=1)
-    lower = layers_in_band(depth, low=0, high=0.625)
-    below_top = np.setdiff1d(np.arange(len(depth)), top)
-    # In the paper, the similarities change at layer 25 of 32, which has depth 0.78.
-    shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
-    # The null minus the rate, because a smaller phoneme error rate means a more similar sound.
-    sound = (arrays.sound_others_null - arrays.sound_others).values
-    meaning = (arrays.meaning_others - arrays.meaning_others_null).values
-    next_token = (arrays.hit.sel(offset=1) - arrays.hit_null).values
-    values = {
-        "commits_late": _gain_with_depth(arrays.prob.values, lower, top),
-        "saturates_late": arrays.saturation.values,
-        "sounds_alike": _gain_with_depth(sound, shallow, deep),
-        "means_alike": _gain_with_depth(meaning, shallow, deep),
-        "looks_ahead_late": _gain_with_depth(next_token, below_top, top),
-    }
-    findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
-    if np.isnan(sound).all():  # espeak-ng is not installed
-        findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, ESPEAK_MISSING)
-    findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(
-        None, "only one family of models; Qwen2-Audio cannot be loaded"
-    )
-    return Analysis(findings, _numbers(arrays))
-
-
-def _gain_with_depth(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    return values[:, upper].mean(1) - values[:, lower].mean(1)
+    return Analysis(judge_claims(arrays, config.seed), _numbers(arrays))
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
@@ -239,12 +182,15 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
+        "all": {"languages": None, "per_language": 150},
         "here": {"languages": None, "per_language": 30},
         "builtin": {"languages": ("en",), "per_language": 16},
         "quick": {"per_language": 14},
     },
     claims=CLAIMS,
+    version=2,
     differs=(
+        "recordings are spread over the sets of the corpus, and there is one per speaker",
         "similarity of meaning is the cosine between the model's centred unembedding vectors; the "
         "paper's embedding is not known",
         "layers are compared by relative depth: the paper's layer n of 32 has depth n/32",

@@ -97,7 +97,7 @@ def share_evidence(
         >>> evidence.counts, round(evidence.low, 2)
         ((8, 10), 0.44)
     """
-    import scipy.stats
+    import scipy.stats  # imported here because the import takes most of a second
 
     from interventions.stats import share_interval
 
@@ -112,7 +112,9 @@ def share_evidence(
     if not x.size:
         return Evidence(np.nan, np.nan, np.nan, 0)
     # Twice the smaller tail agrees with the interval of Clopper and Pearson.
-    tails = [scipy.stats.binomtest(*counts, null, side).pvalue for side in ("greater", "less")]
+    tails = [
+        float(scipy.stats.binomtest(*counts, null, side).pvalue) for side in ("greater", "less")
+    ]
     return Evidence(*share_interval(*counts), p=min(1.0, 2 * min(tails)), counts=counts)
 
 

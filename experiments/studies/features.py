@@ -28,12 +28,17 @@ def encoder_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Arrays:
         `mel` [M]: the mean log-mel spectrum.
         `layers` [L + 1, D]: the means of the embedding and of each layer's output.
     """
+    return encode_with_features(asr, audio)[1]
+
+
+def encode_with_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> tuple[Memory, Arrays]:
+    """Returns the memory for the decoder, and the features of `encoder_features`, by one pass."""
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
     # One mean, over frames 0 to n - 1.
     spans = pools.spans(("speech",), first=[0], end=[n], length=[n], whole=None)
-    _, acts = asr.model.encode(mel[None], readout=pools.readout(spans, sites))
-    return {"mel": _mean_spectrum(mel, n), "layers": _stack_layers(acts, *sites)[0]}
+    memory, acts = asr.model.encode(mel[None], readout=pools.readout(spans, sites))
+    return memory, {"mel": _mean_spectrum(mel, n), "layers": _stack_layers(acts, *sites)[0]}
 
 
 def transcript_features(

@@ -12,12 +12,12 @@ from jaxtyping import Float
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import select_evenly
+from experiments.studies.nonspeech import nonspeech, source_of
 from experiments.studies.selection import (
     WINDOW_S,
     cross_validation_groups,
     first_window,
     language,
-    select_nonspeech,
     select_speech,
     set_of,
     supported_languages,
@@ -46,35 +46,44 @@ class Sound:
 
 
 def sounds_without_speech(
-    corpus: Corpus, without: Sequence[str], seconds: Sequence[float], backwards: bool, n_white: int
+    corpus: Corpus, seconds: Sequence[float], speeds: Sequence[float], backwards: bool, n_white: int
 ) -> list[Sound]:
     """Makes sounds from recordings without speech, and adds white noise.
 
     Args:
         corpus: the recordings.
-        without: classes of noise to exclude.
         seconds: lengths of excerpts. Each longer recording is also cut to its first seconds.
+        speeds: speeds of further copies; at speed 0.5, a copy is twice as long.
         backwards: whether to add each of these sounds reversed in time.
         n_white: number of white noises to add.
 
     Returns:
-        The sounds. All sounds made from one original recording have the same group.
+        The sounds. All sounds made from one source have the same group.
     """
     sounds = []
-    for clip in select_nonspeech(corpus, without):
+    for clip in nonspeech(corpus, len(corpus)):
         length = float(clip.label("duration_s") or np.inf)
-        # Recordings with the same id at Freesound are parts of one original.
-        source = str(clip.label("freesound_id") or clip.id)
-        for limit in (WINDOW_S, *(s for s in seconds if s < length)):
+        # Only whole recordings are slowed down.
+        changes = [(limit, 1.0) for limit in (WINDOW_S, *(s for s in seconds if s < length))]
+        changes += [(WINDOW_S, speed) for speed in speeds]
+        for limit, speed in changes:
             for step in (1, -1) if backwards else (1,):  # step -1 reverses the samples
-                name = f"{clip.id} {limit:g} s{' backwards' if step < 0 else ''}"
-                sounds.append(Sound(name, source, functools.partial(_cut, clip, limit, step)))
+                name = f"{clip.id} {limit:g} s{'' if speed == 1 else f' speed {speed:g}'}"
+                samples = functools.partial(_change, clip, limit, speed, step)
+                sounds.append(
+                    Sound(f"{name}{' backwards' if step < 0 else ''}", source_of(clip), samples)
+                )
     return sounds + [_make_white_noise(seed) for seed in range(n_white)]
 
 
-def _cut(clip: Utterance, seconds: float, step: int) -> Samples:
-    """Returns the beginning of a recording; reversed in time if `step` is -1."""
-    return _beginning(clip, seconds)[::step].copy()
+def _change(clip: Utterance, seconds: float, speed: float, step: int) -> Samples:
+    """Returns the beginning of a recording at another speed; reversed in time if `step` is -1."""
+    audio = _beginning(clip, seconds)
+    if speed != 1:
+        # Interpolation between samples; a slower copy needs no filter against aliasing.
+        times = np.arange(0, len(audio) - 1, speed)
+        audio = np.interp(times, np.arange(len(audio)), audio).astype(np.float32)
+    return audio[: round(WINDOW_S * SAMPLE_RATE)][::step].copy()
 
 
 def _beginning(clip: Utterance, seconds: float) -> Samples:

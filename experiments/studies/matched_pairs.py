@@ -1,6 +1,6 @@
 """Pairs recordings that a model transcribes badly with recordings that it transcribes correctly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from interventions.generation.transcripts import errors, words
 
 # A recording whose generated text has errors, and a recording whose text has none.
 Pair = tuple[Utterance, Utterance]
+# Pairs a recording with one of several candidates; returns [] if none is suitable.
+Nearest = Callable[[Utterance, Sequence[Utterance]], list[Pair]]
+CONDITION = "snr_db"  # label of the signal-to-noise ratio of a noisy copy
 
 
 def n_words(clip: Utterance) -> int:
@@ -49,34 +52,59 @@ def speaker_or_id(clip: Utterance) -> str:
 
 
 def match_pairs(
-    clips: Sequence[Utterance], rates: Mapping[str, float], max_ratio: float, n: int
+    clips: Sequence[Utterance],
+    rates: Mapping[str, float],
+    max_ratio: float,
+    n: int,
+    worst: float = 1.0,
+    condition: str = CONDITION,
 ) -> list[Pair]:
     """Pairs the worst recordings with error-free ones of about the same number of words.
 
     First, recordings of the same speaker are paired. Then speakers without a pair are paired with
     other such speakers of the same set. Cross-validation folds therefore split neither pairs nor
-    speakers.
+    speakers. Both recordings of a pair have the same value of the label `condition`, such as the
+    same level of noise, so that the condition does not distinguish them.
 
     Args:
         clips: recordings with transcripts.
         rates: error rate of the generated text, by recording id.
         max_ratio: largest ratio between the numbers of words in a pair.
         n: largest number of pairs.
+        worst: share of all recordings that may count as bad, those with the largest error rates.
+        condition: a label.
 
     Returns:
         Pairs, sorted from the largest error rate. A recording is in at most one pair.
     """
+    if not clips:
+        return []
+    least_rate = float(np.quantile([rates[clip.id] for clip in clips], 1 - worst))
+    lengths = {clip.id: n_words(clip) for clip in clips}
     bad_clips = sorted(
-        (clip for clip in clips if rates[clip.id] > 0), key=lambda clip: (-rates[clip.id], clip.id)
+        (clip for clip in clips if rates[clip.id] > 0 and rates[clip.id] >= least_rate),
+        key=lambda clip: (-rates[clip.id], clip.id),
     )
     error_free_clips = [clip for clip in clips if rates[clip.id] == 0]
-    pairs = _within_speakers(bad_clips, error_free_clips, max_ratio)
-    pairs = _across_speakers(bad_clips, error_free_clips, pairs, max_ratio)
+
+    def nearest(bad: Utterance, candidates: Sequence[Utterance]) -> list[Pair]:
+        """Pairs a recording with the candidate of the nearest length; [] if none is near."""
+        # The distance is the logarithm of the ratio, so that longer and shorter are treated alike.
+        distances = {
+            clip.id: abs(np.log(lengths[clip.id] / lengths[bad.id]))
+            for clip in candidates
+            if clip.label(condition) == bad.label(condition)
+        }
+        near = [clip for clip in candidates if distances.get(clip.id, np.inf) <= np.log(max_ratio)]
+        return [(bad, min(near, key=lambda clip: distances[clip.id]))] if near else []
+
+    pairs = _within_speakers(bad_clips, error_free_clips, nearest)
+    pairs = _across_speakers(bad_clips, error_free_clips, pairs, nearest)
     return sorted(pairs, key=lambda pair: (-rates[pair[0].id], pair[0].id))[:n]
 
 
 def _within_speakers(
-    bad_clips: Sequence[Utterance], error_free_clips: Sequence[Utterance], max_ratio: float
+    bad_clips: Sequence[Utterance], error_free_clips: Sequence[Utterance], nearest: Nearest
 ) -> list[Pair]:
     pairs: list[Pair] = []
     for bad in bad_clips:
@@ -86,7 +114,7 @@ def _within_speakers(
             for clip in error_free_clips
             if clip.speaker and clip.speaker == bad.speaker and clip.id not in used
         ]
-        pairs += _pair_by_length(bad, candidates, max_ratio)
+        pairs += nearest(bad, candidates)
     return pairs
 
 
@@ -94,28 +122,20 @@ def _across_speakers(
     bad_clips: Sequence[Utterance],
     error_free_clips: Sequence[Utterance],
     pairs: list[Pair],
-    max_ratio: float,
+    nearest: Nearest,
 ) -> list[Pair]:
+    # `used` has speakers here, not recordings, so that no speaker is in two groups.
+    used = {speaker_or_id(clip) for pair in pairs for clip in pair}
     for bad in bad_clips:
-        # `used` has speakers here, not recordings, so that no speaker is in two groups.
-        used = {speaker_or_id(clip) for pair in pairs for clip in pair}
         if speaker_or_id(bad) in used:
             continue
-        used.add(speaker_or_id(bad))
         candidates = [
             clip
             for clip in error_free_clips
-            if set_of(clip) == set_of(bad) and speaker_or_id(clip) not in used
+            if set_of(clip) == set_of(bad)
+            and speaker_or_id(clip) not in used | {speaker_or_id(bad)}
         ]
-        pairs = pairs + _pair_by_length(bad, candidates, max_ratio)
+        new_pairs = nearest(bad, candidates)
+        used |= {speaker_or_id(clip) for pair in new_pairs for clip in pair}
+        pairs = pairs + new_pairs
     return pairs
-
-
-def _pair_by_length(
-    bad: Utterance, candidates: Sequence[Utterance], max_ratio: float
-) -> list[Pair]:
-    """Pairs a recording with the candidate of the nearest length in words; [] if none is near."""
-    # The distance is the logarithm of the ratio, so that longer and shorter are treated alike.
-    distances = {clip.id: abs(np.log(n_words(clip) / n_words(bad))) for clip in candidates}
-    near = [clip for clip in candidates if distances[clip.id] <= np.log(max_ratio)]
-    return [(bad, min(near, key=lambda clip: distances[clip.id]))] if near else []

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 
 import interventions
 from experiments.studies.study import Settings, choice
-from interventions.probes import Bank
+from interventions.probes import Bank, scores
 from interventions.stats.categories import categories
 
 Text = Shaped[np.ndarray, "N"]  # one string per row
@@ -102,6 +102,38 @@ def probe_layers(
             "group": ("example", groups),
         },
     )
+
+
+def permuted_accuracies(
+    layers: Float[np.ndarray, "L N D"], labels: Text, groups: Text, config: ProbingSettings, n: int
+) -> Float[np.ndarray, "n"]:
+    """Computes balanced accuracies under the null hypothesis that groups have random labels.
+
+    Permutes the labels of whole groups, and fits probes to each permutation. Use it for more than
+    two classes, whose accuracy is not distributed symmetrically around chance.
+
+    Args:
+        layers: activations of the layers whose accuracy is averaged.
+        labels: class of each row. All rows of a group have the same class.
+        groups: cross-validation group of each row.
+        config: settings of the probes.
+        n: number of permutations.
+
+    Returns:
+        One mean balanced accuracy per permutation.
+    """
+    rng = np.random.default_rng(config.seed)
+    _, first, group_of_row = np.unique(groups, return_index=True, return_inverse=True)
+    permuted = np.stack([rng.permutation(labels[first])[group_of_row] for _ in range(n)])
+    bank = interventions.fit_probes(
+        np.asarray(layers, np.float32),
+        permuted,
+        groups,
+        penalties=(config.penalty,),
+        folds=_n_folds("permutations", labels, groups, config),
+        seeds=range(n),
+    )
+    return scores.balanced_accuracy(bank).mean(("layer", "penalty")).values
 
 
 def _layer_coordinates(baselines: Mapping[str, Any], n_layers: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from experiments.studies.claims import Claim, Finding
 from experiments.studies.evidence import Evidence, mean_evidence
 from experiments.studies.probing import ProbingSettings, Text, questions, reason_untestable, rows_of
 from experiments.studies.study import layers_in_band
-from interventions.stats.groups import group_scores
+from interventions.stats.groups import group_scores, inflate_variance
 from interventions.stats.roc import auroc_interval
 
 # Variables of `probe_layers`, by the names of their curves in the results.
@@ -28,6 +28,9 @@ def judge_question(
     question: str,
     statistic: Callable[[xr.Dataset], np.ndarray | Evidence],
     config: ProbingSettings,
+    *,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+    floor: str = "",
 ) -> Finding:
     """Judges a claim by a statistic of the rows of one question.
 
@@ -37,48 +40,48 @@ def judge_question(
         question: the question.
         statistic: function of the question's rows that returns one number per group, or evidence.
         config: has the seed of the bootstrap.
+        bounds: smallest and largest possible number per group.
+        floor: name of the baseline, an entry of `layer`, whose accuracy is the claim's floor.
 
     Returns:
         The finding; not testable if the question has no rows.
     """
     if question not in questions(arrays):
         return claim.judge(None, reason_untestable(arrays, question))
-    result = statistic(rows_of(arrays, question))
-    if isinstance(result, Evidence):
-        return claim.judge(result)
-    return judge_groups(claim, result, config)
+    rows = rows_of(arrays, question)
+    result = statistic(rows)
+    if not isinstance(result, Evidence):
+        result = group_evidence(result, claim.null, bounds, config.seed)
+    if floor:
+        result = dataclasses.replace(result, floor=float(accuracy(rows, floor).mean()))
+    return claim.judge(result)
 
 
-def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: ProbingSettings) -> Finding:
-    """Judges a claim by the mean of one number per group, with a widened interval.
+def judge_groups(
+    claim: Claim,
+    values: Float[np.ndarray, "G"],
+    config: ProbingSettings,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> Finding:
+    """Judges a claim by the mean of one number per group; see `group_evidence`."""
+    return claim.judge(group_evidence(values, claim.null, bounds, config.seed))
+
+
+def group_evidence(
+    values: Float[np.ndarray, "G"], null: float, bounds: tuple[float, float], seed: int
+) -> Evidence:
+    """Estimates the mean of one number per group, with a widened interval.
 
     Args:
-        claim: the claim.
-        values: one number per group, in [-1, 1].
-        config: has the seed of the bootstrap.
+        values: one number per group.
+        null: the mean under the null hypothesis.
+        bounds: smallest and largest possible mean.
+        seed: seed of the bootstrap.
 
     Returns:
-        The finding. See `inflate_variance` for the width of the interval.
+        The evidence. See `inflate_variance` for the width of the interval.
     """
-    evidence = mean_evidence(inflate_variance(values), null=claim.null, seed=config.seed)
-    return claim.judge(_limit_to_unit_range(evidence))
-
-
-def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
-    """Multiplies deviations from the mean by √2, because out-of-fold predictions are correlated.
-
-    If labels cannot be predicted, a row is correct only if it happens to resemble rows of its class
-    in other folds. Resemblance is mutual, so the rows that it resembles are correct, too. Each
-    resemblance counts twice. The variance of the mean is then twice that of independent rows. If
-    labels can be predicted, the factor is conservative. An unbiased estimate of the variance does
-    not exist (Bengio and Grandvalet 2004).
-
-    Example:
-        >>> inflate_variance(np.array([-1.0, 1.0])).round(3)
-        array([-1.414,  1.414])
-    """
-    centre = np.mean(values, 0)
-    return centre + np.sqrt(2) * (values - centre)
+    return mean_evidence(inflate_variance(values), null=null, bounds=bounds, seed=seed)
 
 
 def _limit_to_unit_range(evidence: Evidence) -> Evidence:

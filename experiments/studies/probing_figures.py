@@ -1,6 +1,6 @@
 """Draws the balanced accuracy of probes by depth, with the control and the baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import xarray as xr
@@ -58,3 +58,35 @@ def draw_panel(axes: Axes, rows: xr.Dataset, title: str) -> None:
     n_rows, n_groups = rows.sizes["example"], len(set(rows.group.values))
     axes.set_title(f"{title}\n{n_rows} rows, {n_groups} groups", fontsize=9)
     axes.set_xlabel("depth (0: embedding)")
+
+
+def area_figure(
+    areas: Mapping[str, Mapping[str, list[float]]],
+    titles: Mapping[str, str],
+    reported: Collection[str],
+) -> Figure:
+    """Draws areas under the ROC curve with their intervals, one panel per question.
+
+    Args:
+        areas: area, lower and upper end, by question and by layer or reported number.
+        titles: titles of the panels by question.
+        reported: names of the numbers that a model reports; other names are layers and baselines.
+    """
+    figure, axes = plots.panels(1, len(areas), width=4.4, height=3.4, sharey=True)
+    for panel, (question, intervals) in zip(axes, areas.items()):
+        _draw_intervals(panel, intervals, reported)
+        panel.set(title=titles[question], xlabel="area under the ROC curve")
+    return figure
+
+
+def _draw_intervals(
+    axes: Axes, intervals: Mapping[str, list[float]], reported: Collection[str]
+) -> None:
+    names = [name for name in intervals if name != "embedding"][::-1]
+    value, low, high = np.array([intervals[name] for name in names]).T
+    others = [plots.BLUE if name.isdigit() else plots.GREY for name in names]
+    colours = [plots.ACCENT if name in reported else other for name, other in zip(names, others)]
+    axes.hlines(range(len(names)), low, high, color=colours)
+    axes.scatter(value, range(len(names)), color=colours, s=18, zorder=3)
+    axes.axvline(0.5, color=plots.GREY, linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(names)), [f"layer {n}" if n.isdigit() else n for n in names])

@@ -3,11 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 import jaxasr
 from experiments.data import real_speech
@@ -24,14 +22,11 @@ from experiments.studies.selection import (
 )
 from interventions.generation.transcripts import repetition, words
 from jaxasr import Recogniser
-from jaxasr.config import SAMPLE_RATE
 
 # Operations that keep the words. The recipe of a recording lists the operations that made it.
 _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip", "gain", "norm"}
 # Values of the label `speech_kind`; acted speech, spelling and digits are excluded.
 _PLAIN_SPEECH = (None, "read", "TTS")
-# Exponents of the amplitude spectrum, which is proportional to 1 / frequency ** exponent.
-_NOISE_EXPONENT = {"white": 0, "pink": 0.5, "brown": 1}
 
 
 def clean_speech(
@@ -66,17 +61,27 @@ def _is_clean(clip: Utterance) -> bool:
     noisy = str(set_of(clip)).endswith("noisy")
     incongruent = clip.label("target")  # a sentence of E5 with an unexpected word
     plain = clip.label("speech_kind") in _PLAIN_SPEECH
-    return plain and not incongruent and not noisy and _is_sentence(clip.transcript)
+    return plain and not incongruent and not noisy and has_countable_words(clip, at_least=3)
 
 
-def _is_sentence(transcript: str) -> bool:
-    """Accepts texts of at least three words if fewer than half of the words contain digits.
+def has_countable_words(clip: Utterance, at_least: int) -> bool:
+    """Checks that errors of words can be counted in the text of a recording.
 
-    Numbers have several spellings, so they are often counted as word errors.
+    Numbers are refused, because they have several spellings ("202" and "2, 0, 2"). Recordings that
+    repeat themselves are refused, because their transcripts do not.
+
+    Args:
+        clip: a recording with a transcript.
+        at_least: smallest number of words.
+
+    Example:
+        >>> clips = [Utterance("a", "a.wav", transcript=text) for text in ("gate 4", "no number")]
+        >>> [has_countable_words(clip, at_least=2) for clip in clips]
+        [False, True]
     """
-    tokens = words(transcript).split()
-    n_numbers = sum(any(map(str.isdigit, token)) for token in tokens)
-    return len(tokens) >= 3 and 2 * n_numbers < len(tokens)
+    text = words(clip.transcript, language(clip) or "en")
+    has_numbers = any(map(str.isdigit, text))
+    return len(text.split()) >= at_least and not has_numbers and not clip.label("audio_periodic")
 
 
 def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
@@ -86,67 +91,6 @@ def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
     """
     n_tokens = 1.25 * len(asr.tokenizer.encode(clip.transcript)) + 1
     return float(clip.label("duration_s") or 0) <= WINDOW_S and n_tokens <= max_new_tokens
-
-
-def nonspeech_or_noise(corpus: Corpus, n: int) -> list[Utterance]:
-    """Selects at most `n` recordings without speech, spread evenly over the sets.
-
-    Returns:
-        The recordings. If the corpus has none without speech, `n` synthetic noises.
-    """
-    clips = [
-        clip
-        for clip in corpus.utterances
-        if clip.label("speech_kind") == "non-speech" or clip.label("noise_class")
-    ]
-    return select_evenly(clips, n, set_of) if clips else synthetic_noises(n)
-
-
-def synthetic_noises(n: int, seconds: float = 5.0) -> list[Utterance]:
-    """Makes `n` recordings of white, pink and brown noise at two levels.
-
-    Example:
-        >>> [noise.id for noise in synthetic_noises(2)]
-        ['white-0.1-0', 'pink-0.1-1']
-    """
-    colours, levels = tuple(_NOISE_EXPONENT), (0.1, 0.01)  # levels are root mean squares
-    # The colour changes with every noise, and the level after every third noise.
-    return [
-        _make_noise(seed, colours[seed % 3], levels[seed // 3 % 2], seconds) for seed in range(n)
-    ]
-
-
-def _make_noise(seed: int, colour: str, level: float, seconds: float) -> Utterance:
-    name = f"{colour}-{level}-{seed}"
-    labels = {"set": "noise", "noise_class": colour, "duration_s": seconds}
-    samples = functools.partial(coloured_noise, seed, colour, level, seconds)
-    return Utterance(name, Path(name), labels=labels, read=samples)
-
-
-def coloured_noise(seed: int, colour: str, level: float, seconds: float) -> Float[np.ndarray, "n"]:
-    """Makes stationary noise.
-
-    Args:
-        seed: seed of the random numbers.
-        colour: "white" (constant power), "pink" (power proportional to 1/frequency) or "brown"
-            (power proportional to 1/frequency²).
-        level: root mean square of the samples.
-        seconds: length in seconds.
-
-    Returns:
-        16 kHz samples.
-
-    Example:
-        >>> samples = coloured_noise(0, "pink", level=0.1, seconds=1.0)
-        >>> len(samples), round(float(np.sqrt((samples**2).mean())), 3)
-        (16000, 0.1)
-    """
-    n = round(seconds * SAMPLE_RATE)
-    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
-    # Below 20 Hz, which is inaudible, the power is constant.
-    frequency = np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 20)
-    samples = np.fft.irfft(spectrum / frequency ** _NOISE_EXPONENT[colour], n)
-    return (samples * level / np.sqrt((samples**2).mean())).astype(np.float32)
 
 
 def find_loops(

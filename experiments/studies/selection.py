@@ -3,6 +3,7 @@
 The selection is not random. The label `set` names the data set that a recording comes from.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -118,6 +119,42 @@ def speaker_of(clip: Utterance) -> str:
         'Ann'
     """
     return clip.speaker
+
+
+def limit_per_speaker(clips: Iterable[Utterance], n: int) -> list[Utterance]:
+    """Keeps at most `n` recordings of each speaker, spread evenly over the speaker's recordings.
+
+    All recordings are kept if their speaker is unknown, or if there is only one speaker.
+
+    Args:
+        clips: the recordings.
+        n: largest number of recordings per speaker.
+
+    Returns:
+        The recordings, in their order. `cross_validation_groups` names their independent units.
+
+    Example:
+        >>> clips = [Utterance(f"{n}", "a.wav", name) for n, name in enumerate(("A", "A", ""))]
+        >>> [clip.id for clip in limit_per_speaker(clips, 1)]
+        ['0', '2']
+    """
+    clips = list(clips)
+    if len({clip.speaker for clip in clips}) < 2:
+        return clips
+    by_speaker: dict[str, list[Utterance]] = {}
+    for clip in clips:
+        by_speaker.setdefault(clip.speaker, []).append(clip)
+    kept = {
+        clip.id
+        for speaker, own in by_speaker.items()
+        for clip in (select_evenly(own, n, lambda _: None) if speaker else own)
+    }
+    return [clip for clip in clips if clip.id in kept]
+
+
+def of_few_per_speaker(corpus: Corpus, n: int) -> Corpus:
+    """Returns the corpus with at most `n` recordings of each speaker; see `limit_per_speaker`."""
+    return dataclasses.replace(corpus, utterances=tuple(limit_per_speaker(corpus.utterances, n)))
 
 
 def select_nonspeech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:

@@ -30,13 +30,14 @@ def condition(clip: Utterance) -> str:
 
 
 def accent(clip: Utterance) -> str:
-    """Returns the speaker's accent; "" if unknown.
+    """Returns the speaker's accent; "" if it is unknown or has no name.
 
     Example:
         >>> accent(Utterance("a", "a.wav", labels={"accents": "Welsh"}))
         'Welsh'
     """
-    return str(clip.label("accent") or clip.label("accents") or "")
+    name = str(clip.label("accent") or clip.label("accents") or "")
+    return "" if name.lower() == "other" else name
 
 
 def named_accents(speech: Sequence[Utterance], names: Sequence[str]) -> dict[str, str]:
@@ -61,7 +62,7 @@ def named_accents(speech: Sequence[Utterance], names: Sequence[str]) -> dict[str
 
 
 def best_set_of_accents(speech: Sequence[Utterance], min_speakers: int) -> dict[str, str]:
-    """Finds the set of recordings with the largest number of accents.
+    """Finds the set of recordings with most accents, and among equal ones with most speakers.
 
     Args:
         speech: the recordings.
@@ -76,7 +77,12 @@ def best_set_of_accents(speech: Sequence[Utterance], min_speakers: int) -> dict[
         _frequent_accents([clip for clip in speech if set_of(clip) == name], min_speakers)
         for name in sets
     )
-    return max(by_set, key=lambda accents: len(set(accents.values())), default={})
+    speakers = {clip.id: clip.speaker for clip in speech}
+
+    def size(accents: dict[str, str]) -> tuple[int, int]:
+        return len(set(accents.values())), len({speakers[name] for name in accents})
+
+    return max(by_set, key=size, default={})
 
 
 def _frequent_accents(clips: Sequence[Utterance], min_speakers: int) -> dict[str, str]:

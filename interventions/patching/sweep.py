@@ -27,8 +27,6 @@ from jaxasr.model import Whisper
 from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
-# Called with the number of finished cells, then with the number of all cells.
-
 
 @overload
 def sweep(

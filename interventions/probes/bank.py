@@ -1,7 +1,6 @@
 """Defines the bank, which predicts with fitted probes, summarises, saves and loads them."""
 
 import dataclasses
-import functools
 import os
 from typing import Any, cast
 
@@ -10,9 +9,8 @@ import xarray as xr
 
 from interventions.probes import bank_files
 from interventions.probes.directions import Directions
-from interventions.stats import intervals
+from interventions.probes.score_intervals import score_intervals
 from interventions.stats.categories import categories
-from interventions.stats.groups import group_scores
 
 # Order of the dimensions of arrays that a bank returns.
 _DIM_ORDER = ("site", "layer", "penalty", "fold", "seed", "row", "class")
@@ -189,23 +187,29 @@ class Bank(Directions):
             total = total + probabilities * fold_weight.sel(fold=fold, drop=True)
         return _order_dims(total).where(test.any("fold"))
 
-    def summary(self, groups: Any = None, level: float = 0.95) -> xr.Dataset:
+    def summary(
+        self, groups: Any = None, level: float = 0.95, *, variance: str = "dependent"
+    ) -> xr.Dataset:
         """Computes the mean out-of-fold accuracy, with a bootstrap interval.
 
-        The bootstrap resamples rows, or whole groups if `groups` is given. It treats predictions of
-        different folds as independent, but folds share training rows. The interval can therefore
-        be too narrow, by a factor of up to √2 if the labels are hardly predictable.
+        The bootstrap resamples rows, or whole groups if `groups` is given.
 
         Args:
             groups: one group per row, such as the speaker, if rows of a group are not independent.
             level: coverage of the interval.
+            variance: "dependent" widens the interval by √2, because folds share training rows.
+                "independent" treats predictions of different folds as independent. This interval
+                is too narrow if the labels are hardly predictable. See `inflate_variance`.
 
         Returns:
             A Dataset of `mean`, `low` and `high`, each ([site,] layer, penalty) and averaged over
-            seeds. A bank of values has the negative squared error instead of the accuracy.
+            seeds. If all groups of a bank of classes have the same accuracy, the interval is that
+            of `interventions.stats.cluster_mean`. A bank of values has the negative squared error
+            instead of the accuracy.
 
         Raises:
-            ValueError: `groups` has missing entries, or not one entry per row.
+            ValueError: `groups` has missing entries, or not one entry per row, or `variance` is
+                unknown.
 
         Example:
             >>> X, y = np.eye(8)[None], np.arange(8) % 2
@@ -218,16 +222,9 @@ class Bank(Directions):
         is_tested = self.test.any(("fold", "seed")).values
         score = score.mean("seed").isel(row=np.flatnonzero(is_tested))
         if groups is not None:
-            group_of_row = categories(groups, self.data.sizes["row"], "groups")
-            score = xr.apply_ufunc(
-                functools.partial(group_scores, groups=group_of_row[is_tested]),
-                score,
-                input_core_dims=[["row"]],
-                output_core_dims=[["row"]],
-                exclude_dims={"row"},  # because its length changes from rows to groups
-                vectorize=True,
-            )
-        return intervals.bootstrap(score, dim="row", level=level)
+            groups = categories(groups, self.data.sizes["row"], "groups")[is_tested]
+        bounds = (0.0, 1.0) if self.target == "class" else (-np.inf, 0.0)
+        return score_intervals(score, groups, bounds, level, variance)
 
     def save(self, folder: str | os.PathLike, **about: Any) -> None:
         """Writes the bank to a new folder, completely or not at all.

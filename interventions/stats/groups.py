@@ -3,6 +3,9 @@
 import numpy as np
 from jaxtyping import Float, Shaped
 
+# Standard error of a mean of out-of-fold scores, divided by that of independent scores.
+DEPENDENCE = np.sqrt(2)
+
 
 def group_scores(
     values: Float[np.ndarray, "N"], groups: Shaped[np.ndarray, "N"]
@@ -34,3 +37,27 @@ def group_scores(
     _, group_of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     deviations = np.bincount(group_of_row, values) - values.mean() * sizes
     return values.mean() + deviations * len(sizes) / len(values)
+
+
+def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
+    """Multiplies deviations from the mean by √2, because out-of-fold predictions are correlated.
+
+    If labels cannot be predicted, a row is correct only if it happens to resemble rows of its class
+    in other folds. Resemblance is mutual, so the rows that it resembles are correct, too. Each
+    resemblance counts twice. The variance of the mean is then twice that of independent rows. If
+    labels can be predicted, the factor is conservative. An unbiased estimate of the variance does
+    not exist (Bengio and Grandvalet 2004).
+
+    Args:
+        values: one score per group.
+
+    Returns:
+        Scores with the same mean and twice the variance.
+
+    Example:
+        >>> import numpy as np
+        >>> inflate_variance(np.array([-1.0, 1.0])).round(3)
+        array([-1.414,  1.414])
+    """
+    centre = np.mean(values, 0)
+    return centre + DEPENDENCE * (values - centre)

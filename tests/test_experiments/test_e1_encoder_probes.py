@@ -1,17 +1,21 @@
 """E1 detects effects planted in upper layers, and reports why a question is untestable."""
 
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import planted
 import pytest
 import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
-from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
-from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, accents_of
+from experiments.studies.attribute_claims import CLAIMS
+from experiments.studies.claims import CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTABLE, WEAKER
+from experiments.studies.e1_encoder_probes import STUDY, Config, accents_of
 from experiments.studies.selection import (
     cross_validation_groups,
+    limit_per_speaker,
     select_balanced,
     select_nonspeech,
     set_of,
@@ -23,10 +27,10 @@ CONFIG = Config(folds=4, splits=1)
 ALWAYS_UNTESTABLE = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
 
 
-def make_results(effect: float, seed: int = 0) -> xr.Dataset:
+def make_results(effect: float, seed: int = 0, accents: str = "abcd") -> xr.Dataset:
     two_classes = planted.rows(["F", "M"], n_groups=32, each=2)
-    four_classes = planted.rows(list("abcd"), n_groups=32, each=2)
-    questions = {"gender": two_classes, "accent": four_classes, "noise 10 dB": two_classes}
+    accents_of_rows = planted.rows(list(accents), n_groups=32, each=2)
+    questions = {"gender": two_classes, "accent": accents_of_rows, "noise 10 dB": two_classes}
 
     def probe(name: str) -> xr.Dataset:
         # `mel=3` adds a baseline "mel" of three uninformative features.
@@ -43,13 +47,49 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 def test_planted_effects_are_detected():
     data = make_results(8.0)
     assert verdicts(data) == {**dict.fromkeys(CLAIMS, SUPPORTED), **ALWAYS_UNTESTABLE}
+    findings = STUDY.analyse(data, CONFIG).findings
+    gender = findings["gender_upper"]
+    assert gender.evidence.value > 0.9  # the accuracy itself, as the paper reports it
+    assert abs(gender.evidence.floor - 0.5) < 0.2  # nothing was planted in the embedding
+    assert gender.evidence.n == 32
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_noise_does_not_replicate(seed):
-    expected = {**dict.fromkeys(CLAIMS, UNDECIDED), **ALWAYS_UNTESTABLE}
-    assert verdicts(make_results(0.0, seed)) == expected
+def test_labels_that_cannot_be_predicted_are_rarely_found():
+    counts = Counter()
+    for seed in range(0, 168, 12):
+        counts.update(verdicts(make_results(0.0, seed)).values())
+    assert counts[SUPPORTED] + counts[WEAKER] <= 0.05 * counts.total()
+
+
+def test_an_effect_that_falls_with_depth_contradicts_that_it_is_clearest_in_upper_layers():
+    data = make_results(8.0)
+    is_lost = xr.DataArray(np.arange(data.sizes["example"]) % 8 == 0, dims="example")
+    data["correct"] = data.correct.where(data.layer == "mel", 1.0)
+    data["correct"] = data.correct.where(~is_lost | (data.layer != "2"), 0.0)
+    found = verdicts(data)
+    assert found["gender_upper"] == found["gender_beyond_sound"] == SUPPORTED
+    assert found["gender_rises"] == found["gender_beyond_embedding"] == CONTRADICTED
+
+
+def test_the_accents_null_is_the_accuracy_of_permuted_speakers():
+    labels, groups = planted.rows(list("abcd"), n_groups=32, each=2)
+    layers = planted.layers(labels, groups, effect=8.0)
+    null = probing.permuted_accuracies(layers[3:], labels, groups, CONFIG, n=60)
+    assert null.shape == (60,)
+    assert abs(null.mean() - 0.25) < 0.03
+    data = make_results(8.0).assign(accent_null=("permutation", null))
+    accent = STUDY.analyse(data, CONFIG).findings["accent_upper"]
+    assert accent.evidence.p == pytest.approx(2 / 61)
+    assert (accent.claim.null, accent.claim.paper_value) == (0.25, 0.97)
+    # The same accuracy among permuted accuracies that are as large is not significant.
+    large = data.assign(accent_null=("permutation", null + 0.75))
+    assert STUDY.analyse(large, CONFIG).findings["accent_upper"].verdict == UNDECIDED
+
+
+def test_the_papers_number_holds_only_for_four_accents():
+    accent = STUDY.analyse(make_results(8.0, accents="abc"), CONFIG).findings["accent_upper"]
+    assert (accent.claim.null, accent.claim.paper_value) == (pytest.approx(1 / 3), None)
 
 
 def clip(name: str, speaker: str, **labels: object) -> Utterance:
@@ -85,6 +125,14 @@ def test_accents_need_enough_speakers():
     accents = accents_of(clips, Config(accents=None))
     selected = [accents[clip.id] for clip in select_accents(clips, accents, 5)]
     assert selected == ["x"] * 5 + ["y"] * 5
+    # "two" has as many accents of more speakers. Speakers of "other" accents have no common one.
+    more = [
+        clip(f"{name}{n} b", f"{name}{n} b", set="two", accent=name)
+        for name in ("u", "v", "other")
+        for n in range(6)
+    ]
+    larger = accents_of([*clips, *more], Config(accents=None))
+    assert set(larger.values()) == {"u", "v"}
     named = accents_of(clips, Config(accents=("X", "Z")))
     assert {named[clip.id] for clip in select_accents(clips, named, 100)} == {"X", "Z"}
 
@@ -110,3 +158,12 @@ def test_recordings_of_a_single_speaker_are_groups():
     assert cross_validation_groups(clips) == {"0": "0", "1": "1"}
     groups = cross_validation_groups([*clips, clip("2", "ann"), clip("3", "")])
     assert groups == {"0": "joe", "1": "joe", "2": "ann", "3": "3"}
+
+
+def test_a_speaker_has_at_most_n_recordings():
+    clips = [clip(f"{name}{n}", name) for name in ("ann", "joe") for n in range(5)]
+    clips += [clip(f"unknown{n}", "") for n in range(3)]
+    kept = [item.id for item in limit_per_speaker(clips, 2)]
+    assert kept == ["ann0", "ann4", "joe0", "joe4", "unknown0", "unknown1", "unknown2"]
+    # Of a single speaker, all recordings are kept, and each is a unit of its own.
+    assert limit_per_speaker(clips[:5], 2) == clips[:5]
