@@ -134,7 +134,9 @@ def _from_corpus(labelled: Sequence[Utterance]) -> list[Reading]:
         key = Pair(sentence, expected, target), str(clip.label("voice") or clip.speaker)
         (fitting if clip.label("congruent") else odd)[key] = clip
     return [
-        Reading(*key, clip, fitting.get(key)) for key, clip in odd.items() if "{}" in key[0].sentence
+        Reading(pair, voice, clip, fitting.get((pair, voice)))
+        for (pair, voice), clip in odd.items()
+        if "{}" in pair.sentence
     ]
 
 

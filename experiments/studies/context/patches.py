@@ -8,7 +8,6 @@ An encoder cell starts from the stored residual before its lowest edited layer. 
 whole pass. JAX traces the functions that compute cells.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -24,7 +23,6 @@ from interventions.patching.sources import encoder_activations
 from jaxasr import Recogniser, compiled, pytrees
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper, full_precision
-from jaxasr.sites import SITES
 from jaxasr.taps import NOTHING, At, Edits, select
 
 ENCODER_SITES = ("encoder.attn_out", "encoder.mlp_out")
@@ -169,9 +167,7 @@ def _encoder_cells(model: Whisper, spoken: Spoken, cells: Any) -> Array:
 def _decoder_cells(model: Whisper, spoken: Spoken, cells: Any) -> Array:
     with full_precision(model):
         # The noise reads the same tokens (lock-step).
-        _, values = model.decode(
-            spoken.tokens, spoken.noise_memory, readout=select(*DECODER_SITES)
-        )
+        _, values = model.decode(spoken.tokens, spoken.noise_memory, readout=select(*DECODER_SITES))
         everywhere = jnp.ones(spoken.tokens.shape[1], bool)
 
         def score_cell(cell: Any) -> Array:

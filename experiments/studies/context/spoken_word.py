@@ -6,7 +6,7 @@ from experiments.data.spoken_pairs import Pair
 from interventions.generation.transcripts import words
 from jaxasr.tokenizer import Tokenizer
 
-# The word in the gap: neither of the two (OTHER), the odd word (ODD), or the fitting word (FITTING).
+# The word in the gap: the odd word, the fitting word, or neither of the two.
 OTHER, ODD, FITTING = 0, 1, 2
 # Spellings that sound alike, for the words of the sentences; one group per line.
 _HOMOPHONES = """

@@ -37,14 +37,10 @@ class Job:
     Attributes:
         reading: the reading it belongs to.
         condition: one of `CONDITIONS`, except "alone".
-        main: whether the recording represents its sentence.
-        error: whether it represents its sentence among the contextual errors.
     """
 
     reading: Reading
     condition: str
-    main: bool
-    error: bool = False
 
     @property
     def id(self) -> str:
@@ -86,42 +82,33 @@ def passes_gate(outcomes: Arrays) -> bool:
     return ODD in checks or all(check == MISSING for check in checks)
 
 
-def choose_jobs(
-    readings: Sequence[Reading], outcomes: Sequence[Arrays], n_errors: int, seed: int
-) -> list[Job]:
-    """Chooses one reading per sentence, and one contextual error per sentence.
+def choose_reading(
+    asr: Recogniser, readings: Sequence[Reading], seed: int
+) -> tuple[Reading, Arrays]:
+    """Chooses the reading of a sentence, and returns it with its outcomes.
 
-    The choice among the readings that pass the gate is random, so that it does not depend on what
-    the model transcribes.
-
-    Args:
-        readings: all readings.
-        outcomes: of each reading, from `transcribe`.
-        n_errors: largest number of sentences with a contextual error.
-        seed: seed of the choice.
+    The voices are tried in random order, and the first one that passes the gate is chosen. The
+    choice does not depend on the transcript of the sentence. If no voice passes, the last one is
+    returned.
     """
-    by_sentence: dict[str, list[int]] = {}
-    for i, reading in enumerate(readings):
-        if passes_gate(outcomes[i]):
-            by_sentence.setdefault(reading.pair.sentence, []).append(i)
-    jobs, n_chosen = [], 0
-    for rows in by_sentence.values():
-        rows = sorted(rows, key=lambda i: short_hash(seed, readings[i].id))
-        errors = [i for i in rows if outcomes[i]["odd"] == FITTING]
-        error = errors[0] if errors and n_chosen < n_errors else None
-        n_chosen += error is not None
-        main = readings[rows[0]]
-        jobs.append(Job(main, "odd", True, rows[0] == error))
-        controls = [name for name in ("fitting", "carrier") if getattr(main, name) is not None]
-        jobs += [Job(main, name, True) for name in controls]
-        if error not in (None, rows[0]):
-            jobs.append(Job(readings[error], "odd", False, True))
-    return jobs
+    reading, outcomes = readings[0], {}
+    for reading in sorted(readings, key=lambda reading: short_hash(seed, reading.id)):
+        outcomes = transcribe(asr, reading)
+        if passes_gate(outcomes):
+            break
+    return reading, outcomes
 
 
-def patch(
-    asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, seed: int
-) -> Arrays:
+def jobs_of(reading: Reading) -> list[Job]:
+    """Returns the recordings of a reading to patch."""
+    return [
+        Job(reading, name)
+        for name in ("odd", "fitting", "carrier")
+        if getattr(reading, name) is not None
+    ]
+
+
+def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, seed: int) -> Arrays:
     """Scores every patch of a recording.
 
     Returns:
@@ -155,11 +142,7 @@ def patch(
     outcomes = np.where(tried, OTHER, MISSING)
     for value, tokens in spellings.items():
         outcomes[np.isin(scores[:, 2], list(tokens))] = value
-    return {
-        "difference": scores[:, 0] - scores[:, 1],
-        "outcome": outcomes,
-        "frames": masks.sum(1),
-    }
+    return {"difference": scores[:, 0] - scores[:, 1], "outcome": outcomes, "frames": masks.sum(1)}
 
 
 def _word_span(
