@@ -1,8 +1,8 @@
 """E6: patches decoder layers and heads to resolve repetition loops, and measures the cost.
 
 A loop is a generated text that repeats itself. A patch resolves a loop if the new text is neither
-empty nor repetitive; `mark_resolved` has the exact rule. The cost of a patch is the change of the
-word error rate of clean speech.
+empty nor repetitive; `loop_outcomes.mark_resolved` has the exact rule. The cost of a patch is the
+change of the word error rate of clean speech.
 """
 
 import dataclasses
@@ -13,80 +13,37 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+import jaxasr
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, ItemCache
+from experiments.item_cache import Arrays, ItemCache, short_hash
 from experiments.studies.ablation import (
-    ABLATION_KINDS,
     COMPONENT_SITES,
     HEAD_SITES,
+    MEAN,
+    NOISE,
+    RANDOM_KINDS,
+    ZERO,
     ablate,
-    cells_of_site,
-    layer_grid,
+    mean_edits,
     to_dataset,
-    wer_change,
 )
-from experiments.studies.best_cell import best_cell
-from experiments.studies.claims import Claim, Finding
+from experiments.studies.loop_claims import CLAIMS
+from experiments.studies.loop_figures import draw_maps, draw_parts
 from experiments.studies.loop_numbers import loop_numbers, speech_cost
-from experiments.studies.recordings import clean_speech, find_loops
+from experiments.studies.loop_outcomes import Outcomes, control_cells
+from experiments.studies.loop_verdicts import judge
+from experiments.studies.loops.mining import mine_loops, prompt_of
+from experiments.studies.loops.sources import ORIGINS, source_of
+from experiments.studies.loops.types import TextAttention, measure_type, read_attention
+from experiments.studies.recordings import clean_speech
+from experiments.studies.selection import first_window
 from experiments.studies.study import Analysis, Settings, Study, choice, paper
-from interventions.edits import site_cells
-from interventions.figures import plots
 from jaxasr import Recogniser
 
-CROSS, SELF, MLP = COMPONENT_SITES  # outputs of cross-attention, self-attention and MLP
-_MIN_CLEAN = 8  # fewest clean recordings for a verdict on the cost, as in the preset "builtin"
-_ATTENTION_NAMES: dict[str, str] = dict(zip(HEAD_SITES, ("cross-attention", "self-attention")))
-# Description of the tests of the cost.
-_COST_TEST = (
-    "change of the word error rate of clean speech when white noise replaces {}, below 0.02"
-)
-CLAIMS = {
-    "cross_attention": Claim(
-        "Patching cross-attention resolves more loops than patching self-attention or the MLP",
-        "cross-attention resolves 76 % at layer 23 and 89 % at layers 18 and 23 together; "
-        "self-attention and MLP have no measurable effect",
-        "per loop, share of interventions on cross-attention layers that resolve it, minus the "
-        "share for self-attention and MLP layers",
-    ),
-    "any_layer": Claim(
-        "Counting any layer, cross-attention resolves more loops than self-attention or the MLP",
-        "as in the first claim; the paper counts a loop if any intervention resolves it",
-        "per loop, 1 if any cross-attention layer resolves it, else 0; minus the mean of the same "
-        "numbers for self-attention and for the MLP, which have as many layers",
-    ),
-    "one_layer": Claim(
-        "The cross-attention of one layer resolves most loops",
-        "layer 23 of 32: 76 %, white noise",
-        "share of loops that the best cross-attention layer resolves under white noise; p "
-        "compares this share with the largest share of any component when each loop's outcomes are "
-        "permuted across components",
-        null=0.5,
-    ),
-    "one_head": Claim(
-        "One head resolves most loops",
-        "layer 18, head 13: 78.1 %",
-        "share of loops that the best head resolves under white noise; p compares this share with "
-        "the largest share of any head when each loop's outcomes are permuted across heads",
-        null=0.5,
-    ),
-    "cheap_layer": Claim(
-        "Clean speech does not need the best layer's cross-attention",
-        "not measured",
-        _COST_TEST.format("the best layer's cross-attention"),
-        null=0.02,
-        side="below",
-        min_units=_MIN_CLEAN,
-    ),
-    "cheap_head": Claim(
-        "Clean speech does not need the best head",
-        "not measured",
-        _COST_TEST.format("the best head"),
-        null=0.02,
-        side="below",
-        min_units=_MIN_CLEAN,
-    ),
-}
+TYPE_MEASURES = ("period", "movement", "copying")  # numbers of `loops.types.measure_type`
+COPIES = "self-attention copies"  # name of the group of loops
+LEAST_COPYING, LEAST_MOVEMENT = 0.3, 0.02
+_N_TYPED = 8  # clean texts whose attention is compared with that of loops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +52,16 @@ class Config(Settings):
 
     n_loops: int = paper(102, "section 4.5: repetition-prone utterances")
     tries: int = choice(
-        50_000, "recordings to search for loops; the paper does not state how its loops were found"
+        50_000, "inputs to search for loops; the paper does not state how its loops were found"
     )
     n_clean: int = choice(500, "clean utterances for the cost, which the paper did not measure")
-    kinds: tuple[str, ...] = paper(ABLATION_KINDS, "section 4.5: white-noise patch and ablation")
+    n_mean: int = choice(20, "further clean utterances, over which means are taken")
+    kinds: tuple[str, ...] = paper(
+        (NOISE, ZERO, MEAN), "section 4.5: white-noise patch and ablation; the mean is ours"
+    )
+    n_random: int = choice(
+        len(RANDOM_KINDS), "seeds of random directions, the control of the white-noise patch"
+    )
     heads: bool = paper(True, "section 4.5: every head after every layer")
     max_new_tokens: int = choice(
         448 - 8, "nearly the whole context of 448 tokens; the detector needs 48 tokens"
@@ -115,42 +78,94 @@ class Config(Settings):
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
-    """Ablates the decoder's layers and heads on loops and on clean speech.
+    """Ablates the decoder's layers and heads on loops, then some of them on clean speech.
+
+    Every cell is ablated on the loops. The controls in random directions and the clean recordings
+    get only the cells of `loop_outcomes.control_cells`.
 
     Returns:
-        The dataset of `experiments.studies.ablation.to_dataset`, with the coordinate `recording`
-        [example]: "loop" or "clean".
+        The dataset of `experiments.studies.ablation.to_dataset`, with coordinates along `example`:
+        `recording` ("loop" or "clean"), `source`, `origin`, `sticky`, and `period`, `movement` and
+        `copying` of `loops.types.measure_type`.
     """
     sites = COMPONENT_SITES + (HEAD_SITES if config.heads else ())
-    loops = find_loops(asr, corpus, config.n_loops, config.tries, cache, config.max_new_tokens)
-    clips = [*loops, *clean_speech(corpus, asr, config.n_clean, config.max_new_tokens)]
+    loops = mine_loops(asr, corpus, config.n_loops, config.tries, cache, config.max_new_tokens)
+    speech = clean_speech(corpus, asr, config.n_clean + config.n_mean, config.max_new_tokens)
+    n_scored = max(0, min(config.n_clean, len(speech) - config.n_mean))
+    clean, others = speech[:n_scored], speech[n_scored:]
+    means = dict(mean_edits(asr, others, sites)) if MEAN in config.kinds and others else None
+    kinds = [kind for kind in config.kinds if kind != MEAN or means is not None]
 
-    def intervene(job: tuple[Utterance, str]) -> Arrays:
-        clip, kind = job
-        return ablate(asr, clip, sites, kind, config.max_new_tokens, config.seed)
+    def intervene(clips: list[Utterance], kind: str, cells: list[int] | None) -> list[Arrays]:
+        edit = functools.partial(ablate, asr, sites=sites, kind=kind, cells=cells, means=means)
+        options = {"max_new_tokens": config.max_new_tokens, "seed": config.seed}
+        name = f"E6 {kind}" + ("" if cells is None else f" {short_hash(list(cells))[:6]}")
+        return cache.each(name, clips, functools.partial(edit, **options))
 
-    jobs = [(clip, kind) for clip in clips for kind in config.kinds]
-    items = cache.each("E6 interventions", jobs, intervene, key=lambda job: f"{job[1]} {job[0].id}")
-    n_kinds = len(config.kinds)
-    # The items of one recording follow each other, one per kind.
-    by_clip = [items[start : start + n_kinds] for start in range(0, len(items), n_kinds)]
-    arrays = to_dataset(clips, by_clip, config.kinds, sites, site_cells(asr.config, sites))
-    recordings = ["loop"] * len(loops) + ["clean"] * (len(clips) - len(loops))
-    return arrays.assign_coords(recording=("example", recordings))
+    found = {kind: intervene(loops, kind, None) for kind in kinds}
+    cells = control_cells(
+        _label(to_dataset(loops, found, sites, asr.config), loops, "loop"), config.seed
+    )
+    random = {kind: intervene(loops, kind, cells) for kind in RANDOM_KINDS[: config.n_random]}
+    costs = {kind: intervene(clean, kind, cells) for kind in kinds}
+    items = found | random
+    parts = [
+        to_dataset(loops, items, sites, asr.config, dict.fromkeys(random, cells)),
+        to_dataset(clean, costs, sites, asr.config, dict.fromkeys(costs, cells)),
+    ]
+    types = _measure_types(asr, loops, others, config, cache)
+    loop_part = _label(parts[0], loops, "loop").assign_coords(
+        {name: ("example", values) for name, values in types.items()}
+    )
+    speech_part = _label(parts[1], clean, "clean").reindex(kind=list(items))
+    return xr.concat([loop_part, speech_part], "example", join="exact", coords="minimal")
 
 
-def mark_resolved(arrays: xr.Dataset) -> xr.DataArray:
-    """Returns 1.0 where an intervention resolves a loop, else 0.0.
+def _label(arrays: xr.Dataset, clips: Sequence[Utterance], recording: str) -> xr.Dataset:
+    """Adds the kind of recording, its source, and the origin and the stickiness of a loop."""
+    labels = {
+        "recording": [recording] * len(clips),
+        "source": [str(clip.label("source") or source_of(clip)) for clip in clips],
+        "origin": [str(clip.label("origin") or "") for clip in clips],
+        "sticky": [float(bool(clip.label("sticky"))) for clip in clips],
+    }
+    unknown = {name: np.full(len(clips), np.nan) for name in TYPE_MEASURES}
+    return arrays.assign_coords(
+        {name: ("example", np.array(values)) for name, values in (labels | unknown).items()}
+    )
 
-    The text must be neither empty nor repetitive. If the transcript is known, the character error
-    rate must be lower than without the intervention.
-    """
-    is_closer = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
-    return ((arrays.loop == 0) & (arrays.length > 0) & is_closer).astype(float)
+
+def _measure_types(
+    asr: Recogniser,
+    loops: Sequence[Utterance],
+    speech: Sequence[Utterance],
+    config: Config,
+    cache: ItemCache,
+) -> dict[str, np.ndarray]:
+    """Measures the attention of loops; NaN without clean speech to compare it with."""
+    if not loops or not speech:
+        return {name: np.full(len(loops), np.nan) for name in TYPE_MEASURES}
+
+    @functools.cache
+    def clean_attention() -> list[TextAttention]:
+        return [_attention_of(asr, clip, config.max_new_tokens) for clip in speech[:_N_TYPED]]
+
+    def measure(clip: Utterance) -> dict[str, float]:
+        ids = clip.label("ids")[: config.max_new_tokens]
+        return measure_type(read_attention(asr, clip, ids), ids, clean_attention())
+
+    items = cache.each("E6 types", loops, measure)
+    return {name: np.array([item[name] for item in items], float) for name in TYPE_MEASURES}
+
+
+def _attention_of(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> TextAttention:
+    memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
+    [ids] = asr.generate(memory, prompt_of(asr, clip), max_new_tokens=max_new_tokens).ids
+    return read_attention(asr, clip, ids)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS`."""
+    """Judges `loop_claims.CLAIMS`."""
     loops, speech = (
         arrays.isel(example=np.flatnonzero(arrays.recording.values == kind))
         for kind in ("loop", "clean")
@@ -159,100 +174,39 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         reason = "none of the transcribed recordings makes this model loop"
         findings = {key: claim.judge(None, reason) for key, claim in CLAIMS.items()}
         return Analysis(findings, {"clean": speech_cost(speech)})
-    is_resolved = mark_resolved(loops)
-    findings = _judge_components(is_resolved, config.seed)
-    best_of = functools.partial(
-        _judge_best, is_resolved=is_resolved, speech=speech, seed=config.seed
-    )
-    findings |= best_of("layer", sites=(CROSS,), null_sites=COMPONENT_SITES)
-    findings |= best_of("head", sites=HEAD_SITES, null_sites=HEAD_SITES)
-    return Analysis(findings, loop_numbers(loops, is_resolved, speech))
+    outcomes = Outcomes.of(loops, config.seed)
+    groups = _groups(loops)
+    findings = judge(outcomes, speech, groups["sticky"], groups[COPIES], config.seed)
+    return Analysis(findings, loop_numbers(outcomes, loops, speech, groups, config.seed))
 
 
-def _judge_components(is_resolved: xr.DataArray, seed: int) -> dict[str, Finding]:
-    """Compares cross-attention with the mean of self-attention and MLP.
-
-    One claim is about the mean over layers, the other about whether any layer resolves a loop.
-    """
-    by_site = {site: cells_of_site(is_resolved, site) for site in COMPONENT_SITES}
-    mean_rate = {site: values.mean(("kind", "cell")).values for site, values in by_site.items()}
-    # The largest of zeros and ones is 1 if any cell resolves the loop.
-    any_rate = {site: values.max(("kind", "cell")).values for site, values in by_site.items()}
+def _groups(loops: xr.Dataset) -> dict[str, np.ndarray]:
+    """Marks the loops of each origin and type, and those that are sticky or brittle."""
+    sticky, known = loops.sticky.values > 0, loops.baseline_cer.notnull().values
+    copies, stands = loops.copying.values > LEAST_COPYING, loops.movement.values < LEAST_MOVEMENT
+    origins = {origin: loops.origin.values == origin for origin in ORIGINS}
     return {
-        key: CLAIMS[key].judge_mean(rate[CROSS] - (rate[SELF] + rate[MLP]) / 2, seed)
-        for key, rate in (("cross_attention", mean_rate), ("any_layer", any_rate))
+        "sticky": sticky,
+        "brittle": ~sticky,
+        **origins,
+        "words known": known,
+        "words unknown": ~known,
+        COPIES: copies,
+        "cross-attention stands still": stands,
+        "acoustic only": stands & ~copies,
+        "induction only": copies & ~stands,
+        "both": copies & stands,
+        "neither": ~copies & ~stands,
     }
-
-
-def _judge_best(
-    unit: str,
-    sites: Sequence[str],
-    null_sites: Sequence[str],
-    is_resolved: xr.DataArray,
-    speech: xr.Dataset,
-    seed: int,
-) -> dict[str, Finding]:
-    """Judges the best layer or head, and its cost on clean speech.
-
-    Args:
-        unit: "layer" or "head".
-        sites: sites whose best cell is judged.
-        null_sites: sites whose cells are permuted for the p-value.
-        is_resolved: result of `mark_resolved` for the loops.
-        speech: results on clean speech.
-        seed: seed of the bootstrap and of the permutations.
-    """
-    outcomes, costs = _under_noise(is_resolved), _under_noise(wer_change(speech))
-    cells = np.flatnonzero(np.isin(outcomes.site.values, null_sites))
-    if not len(cells) or outcomes.sizes["example"] < 2:
-        reason = "" if len(cells) else "no head was ablated"
-        return {key: CLAIMS[key].judge(None, reason) for key in (f"one_{unit}", f"cheap_{unit}")}
-    # Positions within `cells`, because `best_cell` gets only these cells.
-    candidates = np.flatnonzero(np.isin(outcomes.site.values[cells], sites)).tolist()
-    best, evidence = best_cell(outcomes.isel(cell=cells), seed, candidates)
-    cost = costs.isel(cell=cells[best]).values
-    return {
-        f"one_{unit}": CLAIMS[f"one_{unit}"].judge(evidence),
-        f"cheap_{unit}": CLAIMS[f"cheap_{unit}"].judge_mean(cost, seed),
-    }
-
-
-def _under_noise(values: xr.DataArray) -> xr.DataArray:
-    """Selects the results of the white-noise patch; without such a patch, of the first kind."""
-    return values.sel(kind="noise") if "noise" in values.kind else values.isel(kind=0)
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws maps of resolved loops and of the cost on clean speech, one row per intervention."""
-    quantities = {
-        "loops resolved": ("loop", mark_resolved(arrays)),
-        "ΔWER, clean": ("clean", wer_change(arrays)),
-    }
-    means = {
-        title: values.isel(example=arrays.recording.values == recording).mean("example")
-        for title, (recording, values) in quantities.items()
-        if recording in arrays.recording.values
-    }
-    head_sites = [site for site in HEAD_SITES if site in arrays.site.values]
-    n_columns = len(means) * (1 + len(head_sites))
-    figure, axes = plots.panels(len(arrays.kind), n_columns, width=2.7, height=2.3)
-    panels = iter(axes)
-    for kind in map(str, arrays.kind.values):
-        for title, mean in means.items():
-            cell_means = mean.sel(kind=kind)
-            component_grid = np.stack(
-                [layer_grid(cell_means, site)[:, 0] for site in COMPONENT_SITES], 1
-            )
-            names, heading = ["cross", "self", "MLP"], f"{title}\ncomponents, {kind}"
-            image = plots.draw_heat_map(next(panels), component_grid, heading, 1.0, across=names)
-            for site in head_sites:
-                heading = f"{title}\n{_ATTENTION_NAMES[site]} heads, {kind}"
-                plots.draw_heat_map(next(panels), layer_grid(cell_means, site), heading, 1.0)
-    if means:
-        axes[0].set_ylabel("layer")
-        legend = "share of loops; change of the word error rate"
-        figure.colorbar(image, ax=axes, shrink=0.7, label=legend)
-    return {"repetition": figure}
+    """Draws the shares of the parts, and maps of all cells."""
+    loops = arrays.isel(example=np.flatnonzero(arrays.recording.values == "loop"))
+    figures = {"repetition": draw_maps(arrays)}
+    if not loops.sizes["example"]:
+        return figures
+    return {"parts": draw_parts(Outcomes.of(loops, config.seed), config.seed)} | figures
 
 
 STUDY = Study(
@@ -260,23 +214,37 @@ STUDY = Study(
     section="section 4.5",
     about="Recordings that make the model repeat itself are transcribed again with one part of one "
     "decoder layer changed: cross-attention, self-attention, MLP or a single head. The part is "
-    "patched with its activation for white noise, or set to zero. The same changes on clean "
-    "speech measure the cost.",
+    "patched with its activation for white noise, set to zero, or set to its mean over clean "
+    "speech. The control moves it as far as the white noise does, in random directions. The best "
+    "layer and head are chosen on the sources of one half of the loops, and judged on the other "
+    "half. The same changes on clean speech measure the cost.",
     data="102 repetition-prone utterances of Common Voice 16.1, Japanese and English",
     settings=Config,
     run=run,
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"n_loops": 10, "tries": 30, "n_clean": 8, "max_new_tokens": 40},
-        "builtin": {"n_loops": 12, "tries": 40, "n_clean": 8, "max_new_tokens": 56},
-        "quick": {"tries": 16, "n_clean": 2, "heads": False, "max_new_tokens": 48},
+        "all": {"n_loops": 60, "tries": 4000, "n_clean": 200, "max_new_tokens": 56},
+        "here": {"n_loops": 12, "tries": 60, "n_clean": 8, "n_mean": 4, "max_new_tokens": 56},
+        "builtin": {"n_loops": 12, "tries": 40, "n_clean": 8, "n_mean": 4, "max_new_tokens": 56},
+        "quick": {
+            "n_loops": 2,
+            "tries": 16,
+            "n_clean": 2,
+            "n_mean": 2,
+            "n_random": 1,
+            "kinds": (NOISE, ZERO),
+            "heads": False,
+            "max_new_tokens": 48,
+        },
     },
     claims=CLAIMS,
     differs=(
         "a loop is resolved if the text is neither empty nor repetitive; the character error rate "
         "must also fall if the transcript is known",
-        "the cost on clean speech and the chance level (each loop's outcomes permuted among cells) "
-        "are additions",
+        "layer and head are chosen on one half of the sources and judged on the other",
+        "mean ablation, random directions of equal length, the cost on clean speech, and the types "
+        "of loops are additions",
     ),
+    version=2,
 )

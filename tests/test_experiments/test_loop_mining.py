@@ -21,12 +21,20 @@ LOOP, PLAIN = [5, 6] * 8, list(range(16))
 CORPUS = Corpus("x", "manifest", (Utterance("a", Path("a")),))
 
 
-def candidate(name: str, source: str, *, seed: int | None = None, period: int = 0) -> Candidate:
+def candidate(
+    name: str,
+    source: str,
+    *,
+    seed: int | None = None,
+    period: int = 0,
+    origin: str = "unmodified",
+    kind: str = "",
+) -> Candidate:
     """Makes an input of 2 s of noise, which repeats after `period` samples."""
     seed = sum(map(ord, name)) if seed is None else seed
     noise = np.random.default_rng(seed).normal(0, 0.1, 32_000).astype(np.float32)
     samples = np.resize(noise[:period], 32_000) if period else noise
-    labels = {"source": source, "origin": "unmodified", "recipe": name}
+    labels = {"source": source, "origin": origin, "recipe": name, "kind": kind or name}
     return Candidate(Utterance(name, Path(name), labels=labels, read=lambda: samples))
 
 
@@ -88,6 +96,16 @@ def test_periodic_audio_is_no_hallucination(mine):
 def test_the_loop_must_appear_within_the_tokens_of_the_study(mine):
     assert ids_of(mine(candidate("loop1", "a"), max_new_tokens=6)) == []
     assert ids_of(mine(candidate("loop1", "a"), max_new_tokens=8)) == ["loop1"]
+
+
+def test_no_origin_and_no_kind_prevails_while_others_loop(mine):
+    common = [candidate(f"loop{i}", f"a{i}", origin="damage", kind=f"k{i % 3}") for i in range(9)]
+    rare = [candidate(f"loop-rare{i}", f"b{i}", kind="rare") for i in range(4)]
+    found = mine(*common, *rare, n=6)
+    assert Counter(clip.label("origin") for clip in found) == {"damage": 4, "unmodified": 2}
+    assert ids_of(found)[:2] == ["loop0", "loop1"]
+    # Without others, the same origin fills up the number.
+    assert len(mine(*common, n=6)) == 6
 
 
 def test_labels_hold_prompt_tokens_and_stickiness(mine):

@@ -7,6 +7,7 @@ destroys the speech: reversed samples, exchanged bytes, or overdrive.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -23,16 +24,17 @@ from experiments.studies.loops.sources import (
     by_source,
     mixed_speech,
     sounds,
-    source_of,
     speech,
 )
+from experiments.studies.nonspeech import source_of, synthetic_noises
 from experiments.studies.selection import WINDOW_S, first_window, language
 from interventions.corruptions import add
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
 # Language tokens that do not fit most recordings: frequent and rare languages of the training data.
 WRONG_LANGUAGES = ("ja", "de", "ko", "es", "ar", "cy", "ru", "th", "yo", "en")
-BAD_LINE = " I'm sorry. I'm sorry. I'm sorry."  # previous text of an earlier loop
+# Previous texts that repeat, as the text before a window does when the window before it looped.
+LOOPED_LINES = (" No,", " Oh,", " you", " Yeah,")
 DETECT = "detect"  # value of `Candidate.language`: the model detects the language
 _GAP_S = 0.3  # silence between joined recordings
 
@@ -46,7 +48,7 @@ class Candidate:
         language: code of the language token; "" for the language of the recording, or English.
             `DETECT`: the model detects the language.
         previous: the recording before `clip`, whose generated text precedes the prompt.
-        line: text that precedes the prompt.
+        line: text of an earlier loop, which precedes the prompt.
     """
 
     clip: Utterance
@@ -64,17 +66,22 @@ def candidates(corpus: Corpus, multilingual: bool) -> list[Candidate]:
     """
     clips = [clip for clip in corpus.utterances if not clip.label("audio_periodic")]
     usable = dataclasses.replace(corpus, utterances=tuple(clips))
-    known = list(known_loops(corpus))
-    by_origin: dict[str, list[Candidate]] = {}
-    for origin, kinds in _KINDS.items():
-        stored = [Candidate(clip) for clip in known if clip.label("origin") == origin]
-        streams = [list(kind(usable, multilingual)) for kind in kinds]
-        n = sum(map(len, streams))
-        mixed = [item for stream in streams for item in stream]
-        by_origin[origin] = stored + select_evenly(mixed, n, lambda item: item.clip.label("kind"))
-    rows = [item for stream in by_origin.values() for item in enumerate(stream)]
-    # The sort is stable, so that the origins alternate while each has inputs left.
-    return [item for _, item in sorted(rows, key=lambda row: row[0])]
+    by_origin: list[list[Candidate]] = []
+    for origin, (productive, rare) in _KINDS.items():
+        known = [clip for clip in known_loops(corpus) if clip.label("origin") == origin]
+        groups = [
+            [item for kind in kinds for item in kind(usable, multilingual)]
+            for kinds in (productive, rare)
+        ]
+        alternating = (select_evenly(group, len(group), _kind_of) for group in groups)
+        by_origin.append([*map(Candidate, known), *itertools.chain(*alternating)])
+    # The origins alternate while each has inputs left.
+    rounds = itertools.zip_longest(*by_origin)
+    return [item for row in rounds for item in row if item is not None]
+
+
+def _kind_of(item: Candidate) -> str:
+    return str(item.clip.label("kind"))
 
 
 def changed(
@@ -210,9 +217,14 @@ def _continued(corpus: Corpus, multilingual: bool) -> Iterator[Candidate]:
         yield Candidate(second, previous=first)
 
 
-def _after_bad_line(corpus: Corpus, multilingual: bool) -> Iterator[Candidate]:
-    for clip in mixed_speech(corpus):
-        yield Candidate(changed(clip, "after a bad line", CHANNEL, None, "line"), line=BAD_LINE)
+def _after_loop(corpus: Corpus, multilingual: bool) -> Iterator[Candidate]:
+    # English speech ends such a loop: 0 of 24 recordings looped in base.
+    clips = [*(sounds(corpus) or synthetic_noises(24)), *speech(corpus, foreign=True)]
+    alternating = select_evenly(clips, len(clips), lambda clip: bool(language(clip)))
+    for position, clip in enumerate(alternating):
+        line = LOOPED_LINES[position // 2 % len(LOOPED_LINES)]
+        after = changed(clip, "after a loop", CHANNEL, None, line.strip(), keeps_words=multilingual)
+        yield Candidate(after, line=line)
 
 
 # Kinds of synthetic damage.
@@ -228,22 +240,24 @@ def _damaged(
     return damage
 
 
+# The kinds of each origin: productive ones, which alternate, and rare ones, which follow.
 _KINDS = {
-    UNMODIFIED: (_foreign, _nonspeech, _detected_nonspeech, _later_windows),
+    UNMODIFIED: ((_foreign, _nonspeech, _detected_nonspeech, _later_windows), ()),
     CHANNEL: (
-        _overlapping_speakers,
-        _wrong_language,
-        _foreign_in_noise,
-        _other_level,
-        _faster,
-        _after_bad_line,
-        _continued,
-        _telephone,
+        (
+            _overlapping_speakers,
+            _after_loop,
+            _foreign_in_noise,
+            _other_level,
+            _faster,
+            _telephone,
+            _wrong_language,
+        ),
+        (_continued,),
     ),
     DAMAGE: (
-        _damaged("reversed", changes.reverse),
-        _damaged("bytes swapped", changes.swap_bytes),
-        _damaged("overdriven", changes.overdrive),
+        (_damaged("reversed", changes.reverse),),
+        (_damaged("bytes swapped", changes.swap_bytes), _damaged("overdriven", changes.overdrive)),
     ),
 }
 

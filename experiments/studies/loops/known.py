@@ -6,7 +6,8 @@ from typing import Any
 
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, Utterance
-from experiments.studies.loops.sources import CHANNEL, DAMAGE, UNMODIFIED, source_of
+from experiments.studies.loops.sources import CHANNEL, DAMAGE, UNMODIFIED
+from experiments.studies.nonspeech import source_of
 
 # Operations of a recipe that keep the words.
 _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip", "gain", "norm"}

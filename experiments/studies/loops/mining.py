@@ -29,6 +29,7 @@ MINED_TOKENS = 64  # length of the mined texts; all of 63 known loops are found 
 MOST_PER_SOURCE = 3  # loops of one speaker, sound or file
 # The prompt has the last 16, 32 or 48 tokens of the previous text.
 _PREVIOUS_TOKENS, _PREVIOUS_STEP = 48, 16
+_LINE_TOKENS = 24  # length of a previous text that repeats itself
 _VERSION = 1  # to increase when the results of an input change
 _BLOCK = 16  # inputs whose keys are computed together
 
@@ -39,7 +40,8 @@ def mine_loops(
     """Searches for inputs whose greedy text is a repetition loop.
 
     An input whose audio is periodic is left out, because its correct text may repeat. At most three
-    loops come from one source.
+    loops come from one source. While others can be found, at most a third of the loops have one
+    origin, and a quarter are of one kind.
 
     Args:
         asr: the model.
@@ -50,33 +52,52 @@ def mine_loops(
         max_new_tokens: number of tokens in which the loop must be found. At most 64 are generated.
 
     Returns:
-        The inputs that loop, in the order of `candidates`. Their labels are `origin`, `source`,
+        The inputs that loop. Their labels are `origin`, `source`,
         `recipe` and `kind` (see `candidates`), `ids` (the generated tokens), `sticky`, the results
         of `stickiness.stickiness`, and `prompt`, the tokens before the text. `prompt_of` returns
         the prompt of any recording.
     """
     results = mining_cache(asr, cache)
-    loops: list[Utterance] = []
-    per_source: Counter[str] = Counter()
-    seen: set[str] = set()
     inputs = candidates(corpus, asr.tokenizer.is_multilingual)[:tries]
+    mix = _Mix(n)
     with cache.steps.bar("search for loops") as progress:
         for position, (candidate, found) in enumerate(_transcribed(asr, inputs, results)):
             progress(position, len(inputs))
-            if len(loops) == n:
-                break
-            source, key = str(candidate.clip.label("source")), content_key(candidate)
             ids = found["ids"][:max_new_tokens]
-            is_new = key not in seen and per_source[source] < MOST_PER_SOURCE
-            if not is_new or not is_loop(ids, asr.tokenizer.decode(ids)):
-                continue
-            if is_periodic(first_window(candidate.clip)):
-                continue
-            seen.add(key)
-            per_source[source] += 1
-            loops.append(_labelled(asr, candidate, found, results, max_new_tokens))
+            if is_loop(ids, asr.tokenizer.decode(ids)):
+                mix.add(candidate, found)
+            if len(mix.chosen) == n:
+                break
         progress(len(inputs), len(inputs))  # completes the bar if the search stopped early
-    return loops
+    return [_labelled(asr, *loop, results) for loop in mix.best()]
+
+
+class _Mix:
+    """Chooses loops, so that no source, origin or kind of input prevails."""
+
+    def __init__(self, n: int):
+        self.n = n
+        self.chosen: list[tuple[Candidate, Arrays]] = []
+        self.spare: list[tuple[Candidate, Arrays]] = []
+        self._keys: set[str] = set()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, candidate: Candidate, found: Arrays) -> None:
+        """Chooses a loop, keeps it as a spare, or drops it."""
+        key, source = content_key(candidate), ("source", str(candidate.clip.label("source")))
+        if key in self._keys or self._counts[source] == MOST_PER_SOURCE:
+            return
+        if is_periodic(first_window(candidate.clip)):
+            return
+        self._keys.add(key)
+        origin, kind = ((name, str(candidate.clip.label(name))) for name in ("origin", "kind"))
+        is_frequent = 3 * self._counts[origin] >= self.n or 4 * self._counts[kind] >= self.n
+        (self.spare if is_frequent else self.chosen).append((candidate, found))
+        self._counts.update([source] if is_frequent else [source, origin, kind])
+
+    def best(self) -> list[tuple[Candidate, Arrays]]:
+        """Returns the chosen loops, filled up with spares."""
+        return (self.chosen + self.spare)[: self.n]
 
 
 def prompt_of(asr: Recogniser, clip: Utterance) -> list[int]:
@@ -136,7 +157,7 @@ def _prompt(asr: Recogniser, candidate: Candidate, memory: Any) -> list[int]:
     code = candidate.language or _code(asr, candidate.clip)
     if code == DETECT:
         code = next(iter(detect_language(asr.model, asr.tokenizer, memory)[0]))
-    previous: Any = candidate.line
+    previous: Any = asr.tokenizer.encode(candidate.line * _LINE_TOKENS)[:_LINE_TOKENS]
     if candidate.previous is not None:
         earlier = _encode(asr, candidate.previous)
         [ids] = asr.generate(earlier, asr.tokenizer.prompt(code)).ids
@@ -156,13 +177,13 @@ def _encode(asr: Recogniser, clip: Utterance) -> Any:
 
 
 def _labelled(
-    asr: Recogniser, candidate: Candidate, found: Arrays, results: ItemCache, max_new_tokens: int
+    asr: Recogniser, candidate: Candidate, found: Arrays, results: ItemCache
 ) -> Utterance:
     """Adds the results of mining to the labels of an input."""
     clip = candidate.clip
     survived = results(
-        f"stickiness {max_new_tokens} {content_key(candidate)}",
-        lambda: stickiness(asr, first_window(clip), found["prompt"].tolist(), max_new_tokens),
+        f"stickiness {MINED_TOKENS} {content_key(candidate)}",
+        lambda: stickiness(asr, first_window(clip), found["prompt"].tolist(), MINED_TOKENS),
     )
     labels = {
         "prompt": tuple(found["prompt"].tolist()),

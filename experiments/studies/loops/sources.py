@@ -1,37 +1,14 @@
-"""Selects the recordings that inputs are made from, and names their independent sources."""
-
-import re
+"""Selects the recordings that inputs are made from, and names their origins."""
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import select_evenly
-from experiments.studies.selection import language, select_nonspeech, select_speech, set_of
+from experiments.studies.nonspeech import nonspeech, source_of
+from experiments.studies.selection import language, select_speech, set_of
 
 ORIGINS = ("unmodified", "plausible channel", "synthetic damage")
 UNMODIFIED, CHANNEL, DAMAGE = ORIGINS
-# Non-speech with a human voice, whose correct text may repeat.
-VOICES = (
-    "baby cry",
-    "person sneeze",
-    "dude miaowing",
-    "cafe babble",
-    "children playing",
-    "street music",
-)
-
-
-def source_of(clip: Utterance) -> str:
-    """Names the independent source of a recording: its speaker, Freesound recording or file.
-
-    A file of the same recording in another frequency band is the same source.
-
-    Example:
-        >>> from pathlib import Path
-        >>> source_of(Utterance("es-ES_Narrowband_sample1.flac", Path("a.flac")))
-        'es-ES__sample1.flac'
-    """
-    if freesound := clip.label("freesound_id"):
-        return f"freesound {freesound}"
-    return clip.speaker or re.sub(r"(?i)(broad|narrow|wide)(band)?|_for_\d+k", "", clip.id)
+# Parts of the label `speech_kind` of speech whose words may repeat.
+_MAY_REPEAT = ("digit", "spelled", "phonation", "keyword")
 
 
 def speech(corpus: Corpus, *, foreign: bool) -> list[Utterance]:
@@ -43,7 +20,7 @@ def speech(corpus: Corpus, *, foreign: bool) -> list[Utterance]:
         clip
         for clip in select_speech(corpus, len(corpus))
         if (language(clip) != "en") is foreign
-        and "digit" not in str(clip.label("speech_kind"))
+        and not any(word in str(clip.label("speech_kind")) for word in _MAY_REPEAT)
         and not _is_trigger(clip)
     ]
     return sorted(select_evenly(clips, len(clips), set_of), key=_is_not_known_to_loop)
@@ -71,12 +48,9 @@ def by_source(corpus: Corpus) -> dict[str, list[Utterance]]:
 
 
 def sounds(corpus: Corpus) -> list[Utterance]:
-    """Selects recordings without speech and without human voices."""
-    clips = [
-        clip
-        for clip in select_nonspeech(corpus, VOICES)
-        if not clip.label("voice") and not _is_trigger(clip)
-    ]
+    """Selects recordings without speech and without human voices, whose correct text is empty."""
+    ids = {clip.id for clip in nonspeech(corpus, len(corpus))}
+    clips = [clip for clip in corpus.utterances if clip.id in ids and not _is_trigger(clip)]
     return sorted(select_evenly(clips, len(clips), set_of), key=_is_not_known_to_loop)
 
 

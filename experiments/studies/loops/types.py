@@ -20,6 +20,11 @@ from jaxasr import Recogniser
 from jaxasr.config import FRAMES_PER_S
 
 TYPES = ("acoustic", "induction", "both", "neither")
+# The thresholds lie between loops and clean speech. In 12 clean texts of tiny.en, the frame moves
+# 0.16 s per token or more, and the excess is at most 0.22. In 37 of 38 loops of tiny.en, the frame
+# does not move, and the excess is 0.39 or more.
+MOST_MOVEMENT = 0.02  # seconds per token, up to which the attended frame stands still
+LEAST_COPYING = 0.3  # excess of attention from which a head copies
 _SITES = ("decoder.cross_attn.pattern", "decoder.attn.pattern")
 _LONGEST_PERIOD = 32  # tokens; the mass that clean speech has at longer distances is taken as 0
 
@@ -158,3 +163,23 @@ def measure_type(
         "movement": movement(attention.frames[part], loop.n),
         "copying": float(excess.max()),
     }
+
+
+def type_of(movement: float, copying: float) -> str:
+    """Returns the type of a loop from the numbers of `measure_type`.
+
+    Args:
+        movement: movement of the attended frame in seconds per token.
+        copying: attention on the tokens that followed earlier copies, above that of clean speech.
+
+    Returns:
+        One of `TYPES`: "acoustic" if the frame stands still, "induction" if the decoder copies.
+
+    Example:
+        >>> type_of(0.0, 0.1), type_of(0.2, 0.6)
+        ('acoustic', 'induction')
+    """
+    stands_still, copies = movement <= MOST_MOVEMENT, copying >= LEAST_COPYING
+    if stands_still and copies:
+        return "both"
+    return "acoustic" if stands_still else "induction" if copies else "neither"
