@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.espeak_voice import synthesise_sentence
+from experiments.data.espeak import synthesise_sentence
 from experiments.data.phonemes import espeak_installed
 from experiments.data.spoken_words import synthesise_word, voice_installed
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.signal import resample_poly
 
 from experiments.data.corpora import Corpus, Utterance, open_corpus
-from experiments.data.espeak_voice import synthesise_sentence
+from experiments.data.espeak import synthesise_sentence
 from experiments.data.phonemes import espeak_installed
 from jaxasr.config import SAMPLE_RATE
 

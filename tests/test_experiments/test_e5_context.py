@@ -1,79 +1,70 @@
-"""E5 detects patches that restore a word, but not if random directions restore it as often."""
+"""E5 finds planted shifts and restored words, and finds nothing in nothing."""
 
-import jax.numpy as jnp
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import xarray as xr
 from four_layers import FOUR_LAYERS
 
-from experiments.data.corpora import Utterance
-from experiments.data.spoken_pairs import pairs
-from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
-from experiments.studies.context_edits import (
-    EXPECTED,
-    OTHER,
-    PATCH_KINDS,
-    PATCHED_SITES,
-    TARGET,
-    UNTRIED,
-    outcome,
-    sentences,
-)
-from experiments.studies.e5_context import CLAIMS, STUDY, Config
-from interventions.edits import RandomDirection, site_cells
-from jaxasr.taps import At
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.spoken_pairs import CARRIER, Pair, pairs, readings
+from experiments.studies.claims import SUPPORTED, UNTESTABLE, WEAKER
+from experiments.studies.context import effects, grid
+from experiments.studies.context.judging import CLAIMS
+from experiments.studies.context.spoken_word import FITTING, ODD, OTHER, outcome, spellings
+from experiments.studies.context.stimuli import MISSING, Job, passes_gate
+from experiments.studies.e5_context import STUDY, Config
 
 CONFIG = Config()
-# Cells of patching a model with four layers per stack: one per site, layer and strength.
-CELLS = site_cells(FOUR_LAYERS, PATCHED_SITES, CONFIG.alphas)
-# The site of each cell.
-SITE_OF_CELL = np.array(PATCHED_SITES)[CELLS["site"]]
-N = 48  # sentences
+LISTED = grid.patches(FOUR_LAYERS, CONFIG.alphas, CONFIG.random_alphas, CONFIG.group_alpha, 3)
+N = 60  # sentences
+IDLE = "decoder.attn_out 0"  # reads only tokens
 
 
-def make_results(
-    noise: np.ndarray, random: np.ndarray, errors: float = 0.5, swapped: float = 0.0
-) -> xr.Dataset:
-    """Makes outcomes of 48 sentences, each spoken with the target word and with the expected word.
-
-    Args:
-        noise: bool [error, cell], whether a patch towards white noise restores the target word.
-        random: bool [error, cell], whether a move in a random direction restores it.
-        errors: share of sentences whose target word is transcribed as the expected word.
-        swapped: share of sentences whose expected word is transcribed as the target word.
-    """
-    congruent, is_error = np.arange(2 * N) % 2 == 1, np.arange(N) < errors * N
-    before = np.empty(2 * N, int)
-    before[~congruent] = np.where(is_error, EXPECTED, TARGET)
-    before[congruent] = np.where(np.arange(N) < swapped * N, TARGET, EXPECTED)
-    after = np.full((2 * N, 2, len(SITE_OF_CELL)), UNTRIED)
-    restored = [np.where(noise, TARGET, OTHER), np.where(random, TARGET, EXPECTED)]
-    after[np.flatnonzero(~congruent)[is_error]] = np.stack(restored, 1)
-    after[1:20:2, 0] = EXPECTED  # ten congruent sentences remain right under every patch
+def make_results(seed: int = 0, errors: float = 0.5, planted: bool = False) -> xr.Dataset:
+    """Makes scores of 60 sentences in three conditions, with or without planted effects."""
+    rng = np.random.default_rng(seed)
+    conditions = ("odd", "fitting", "carrier")
+    rows = list(itertools.product(range(N), conditions))
+    condition = np.array([name for _, name in rows])
+    shift = rng.normal(size=(len(rows), len(LISTED)))
+    labels = grid.labels(LISTED)
+    noise, is_place = labels["kind"] == "noise", labels["unit"] == "place"
+    restores = rng.random(shift.shape) < 0.002
+    if planted:
+        shift[:, noise & is_place] += 1
+        shift[np.ix_(condition == "odd", labels["window"] == "context")] += (
+            2 * noise[labels["window"] == "context"]
+        )
+        shift[np.ix_(condition == "odd", labels["unit"] == "group")] += 1
+        planted_cells = np.isin(
+            labels["name"], ["encoder.mlp_out 1", "decoder.cross_attn_out 1"]
+        ) & np.isclose(labels["alpha"], 1.0)
+        restores[:, planted_cells & noise] = (rng.random(len(rows)) < 0.95)[:, None]
+    shift[:, (labels["unit"] == "none") | (labels["name"] == IDLE)] = 0
+    restores[:, (labels["unit"] == "none") | (labels["name"] == IDLE)] = False
+    is_error = np.array([i < errors * N for i, _ in rows])
+    plain = np.where((condition == "odd") & ~is_error, ODD, FITTING)
+    # Without an effect of context, fitting words are confused as often as odd ones.
+    if not planted:
+        plain = np.where((condition == "fitting") & is_error, ODD, plain)
+    outcomes = np.where(restores, ODD, plain[:, None])
+    coords = {name: ("cell", values) for name, values in labels.items()}
     return xr.Dataset(
-        {"before": ("example", before), "after": (("example", "kind", "cell"), after)},
         {
-            "example": np.arange(2 * N),
-            "congruent": ("example", congruent),
-            "pair": ("example", np.repeat([f"voice: {i}" for i in range(N)], 2)),
-            "kind": list(PATCH_KINDS),
-            "site": ("cell", SITE_OF_CELL),
-            "layer": ("cell", CELLS["layer"]),
-            "alpha": ("cell", CELLS["alpha"]),
+            "difference": (("example", "cell"), shift - 3.0),
+            "outcome": (("example", "cell"), outcomes),
+            "transcribed": ("example", plain),
+        },
+        {
+            "example": [f"{name}: {i}" for i, name in rows],
+            "condition": ("example", condition),
+            "sentence": ("example", [f"sentence {i}" for i, _ in rows]),
+            **coords,
         },
     )
-
-
-def planted_results() -> xr.Dataset:
-    """One layer and strength per stack restores four words in five, other cells one in 1,000.
-
-    There are 24 contextual errors, because `make_results` makes half of the sentences errors.
-    """
-    noise, random = np.random.default_rng(0).random((2, 24, len(SITE_OF_CELL))) < 0.001
-    for site in ("encoder.mlp_out", "decoder.cross_attn_out"):
-        cell = (site == SITE_OF_CELL) & (CELLS["layer"] == 1) & (CELLS["alpha"] == 1)
-        noise[:, cell] = (np.arange(24) % 5 > 0)[:, None]
-    return make_results(noise, random)
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -81,63 +72,102 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
     return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_planted_patches_are_detected():
-    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, SUPPORTED)
-    numbers = STUDY.analyse(planted_results(), CONFIG).numbers
-    assert numbers["incongruent"]["contextual_errors"] == 0.5
-    assert numbers["best_patch"]["restores"] == pytest.approx(19 / 24)
-    assert numbers["best_patch"]["breaks_clean"] == 0
+def test_planted_effects_are_found():
+    data = make_results(planted=True)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, SUPPORTED)
+    numbers = STUDY.analyse(data, CONFIG).numbers
+    assert numbers["places_without_effect"] == [IDLE]
+    assert numbers["contextual_errors"] == 30
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_patches_no_better_than_random_moves_do_not_replicate(seed):
-    """Taken together, the patches restore many errors, and so do the random directions."""
-    noise, random = np.random.default_rng(seed).random((2, 24, len(SITE_OF_CELL))) < 0.01
-    data = make_results(noise, random, swapped=0.5)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, UNDECIDED)
-    shares = STUDY.analyse(data, CONFIG).numbers["errors_patched"]["any_of_many"]
-    assert shares["noise"]["anywhere"] > 0.4
+def test_nothing_is_found_in_nothing():
+    """In at most 5 % of 40 runs per claim; three of 40 have a probability of 0.32 at 5 %."""
+    found = dict.fromkeys(CLAIMS, 0)
+    for seed in range(40):
+        for key, verdict in verdicts(make_results(seed)).items():
+            found[key] += verdict in (SUPPORTED, WEAKER)
+    assert max(found.values()) <= 4, found
+    assert sum(found.values()) <= 0.05 * 40 * len(CLAIMS)
 
 
-def test_without_errors_only_their_number_is_judged():
-    data = make_results(
-        np.zeros((0, len(SITE_OF_CELL))), np.zeros((0, len(SITE_OF_CELL))), errors=0
-    )
+def test_without_errors_only_shifts_are_judged():
+    data = make_results(errors=0)
     by_key = verdicts(data)
-    assert by_key.pop("context") == UNDECIDED
-    assert set(by_key.values()) == {UNTESTABLE}
-    assert STUDY.draw(data, CONFIG)
+    assert {by_key[key] for key in by_key if key.startswith(("anywhere", "beyond"))} == {UNTESTABLE}
+    assert set(STUDY.draw(data, CONFIG)) == {"places", "windows", "tries"}
 
 
-def test_texts_are_compared_word_by_word():
-    with_target = "He wrote a long ladder to his mother."
-    with_expected = "He wrote a long letter to his mother."
-    labels = {"target": "ladder", "expected": "letter"}
-    odd = Utterance("a", None, transcript=with_target, labels=labels)
-    congruent = Utterance("b", None, transcript=with_expected, labels=labels | {"congruent": True})
-    for clip in (odd, congruent):
-        assert sentences(clip) == (with_target, with_expected)
-        assert outcome(" he wrote a long ladder, to his mother", clip) == TARGET
-        assert outcome(with_expected, clip) == EXPECTED
-        assert outcome("He wrote.", clip) == OTHER
+def test_without_a_voice_nothing_is_judged():
+    data = make_results().isel(example=slice(0, 0))
+    assert set(verdicts(data).values()) == {UNTESTABLE}
+    assert STUDY.draw(data, CONFIG) == {}
+
+
+def test_tries_without_replacement_agree_with_simulation():
+    is_restored = np.array([[True, True, False, False, False, False]])
+    rng = np.random.default_rng(0)
+    draws = np.array([rng.permutation(is_restored[0]) for _ in range(4000)])
+    simulated = np.maximum.accumulate(draws, 1).mean(0)
+    np.testing.assert_allclose(effects.any_of_many(is_restored)[0], simulated, atol=0.03)
+
+
+def test_the_word_in_the_gap_decides():
+    pair = Pair("The old man walked slowly with a wooden {}.", "stick", "steak")
+    assert outcome("an old man walks slowly, with a wooden stake", pair) == ODD
+    assert outcome("The old man walked slowly with a wooden stick.", pair) == FITTING
+    assert outcome("The old man walked slowly with a wooden chair.", pair) == OTHER
+    assert outcome("", pair) == OTHER
+    assert outcome("Stake.", dataclasses.replace(pair, sentence="{}")) == ODD
+    assert spellings("lice") == {"lice"}
+
+
+def test_a_reading_passes_if_its_odd_word_is_recognised_without_context():
+    assert passes_gate({"carrier": np.array(OTHER), "alone": np.array(ODD)})
+    assert not passes_gate({"carrier": np.array(FITTING), "alone": np.array(OTHER)})
+    assert passes_gate({"carrier": np.array(MISSING), "alone": np.array(MISSING)})
+
+
+def test_recordings_of_a_corpus_are_joined_by_sentence_and_speaker():
+    def clip(word: str, speaker: str, congruent: bool) -> Utterance:
+        labels = {"target": "lice", "expected": "rice", "congruent": congruent}
+        text = f"A bowl of white {word}."
+        return Utterance(f"{speaker} {word}", None, speaker, text, labels=labels)
+
+    clips = [
+        clip(word, f"speaker {i}", congruent)
+        for i in range(10)
+        for word, congruent in (("lice", False), ("rice", True))
+    ]
+    joined = readings(Corpus("mine", "memory", tuple(clips)), [], 1)
+    assert len(joined) == 10
+    assert joined[0].pair == Pair("A bowl of white {}.", "rice", "lice")
+    assert joined[0].fitting.id == "speaker 0 rice"
+    assert Job(dataclasses.replace(joined[0], carrier=clips[0]), "carrier").pair.sentence == CARRIER
+
+
+def test_windows_cover_the_word_and_its_context():
+    whole, word, context, matched = grid.window_masks((1.0, 1.2), 3 * 16_000, 1500)
+    assert np.flatnonzero(word).tolist() == list(range(48, 62))  # with two frames at both ends
+    assert whole.all()
+    assert not (word & context).any()
+    assert (word | context).sum() == 150
+    assert matched.sum() == word.sum()
+    assert not (matched & ~context).any()
+    assert not grid.window_masks(None, 16_000, 1500)[1:].any()
 
 
 def test_the_sentences_of_a_pair_differ_in_one_word():
-    assert 4 * len(pairs()) >= 700  # in four voices, as many as the paper has
-    assert len({pair.sentence for pair in pairs()}) == len(pairs())
+    assert len({pair.sentence for pair in pairs()}) == len(pairs()) >= 200
     for pair in pairs():
         assert pair.sentence.count("{}") == 1
         assert pair.expected != pair.target
         assert {pair.expected, pair.target}.isdisjoint(pair.sentence.split())
 
 
-def test_a_random_move_is_as_long_as_a_patch():
-    rng = np.random.default_rng(0)
-    x, value = (jnp.asarray(rng.normal(size=(2, 5, 7)), jnp.float32) for _ in range(2))
-    at = At(jnp.int32(1), jnp.tile(jnp.arange(5), (2, 1)), None, "decoder.mlp_out")
-    move, patch = np.asarray(RandomDirection(0.5, value)(x, at) - x), np.asarray(value - x)
-    lengths = np.linalg.norm(move, axis=-1), np.linalg.norm(patch, axis=-1)
-    np.testing.assert_allclose(lengths[0], 0.5 * lengths[1], rtol=1e-5)
-    cosine = (move * patch).sum(-1) / lengths[0] / lengths[1]
-    assert np.abs(cosine).max() < 0.95
-    assert not np.allclose(move, RandomDirection(0.5, value, seed=1)(x, at) - x)
+@pytest.mark.parametrize("kind", ["noise", "random"])
+def test_every_place_has_its_strengths(kind: str):
+    alphas = CONFIG.alphas if kind == "noise" else CONFIG.random_alphas
+    places = [patch for patch in LISTED if patch.unit == "place" and patch.kind == kind]
+    assert len(places) == 4 * 5 * len(alphas)
+    assert {patch.alpha for patch in places} == set(alphas)
+    assert all((patch.direction > 0) == (kind == "random") for patch in places)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.studies.context import effects
@@ -54,7 +55,7 @@ def _map(shift: xr.DataArray, site: str) -> tuple[np.ndarray, list[float]]:
     return grid, alphas
 
 
-def _draw_gains(axes: plots.Axes, gain: xr.DataArray, site: str) -> None:
+def _draw_gains(axes: Axes, gain: xr.DataArray, site: str) -> None:
     of_site = gain.isel(cell=np.flatnonzero(_of_site(gain, site)))
     for number, alpha in enumerate(sorted(set(of_site.alpha.values.tolist()))):
         at_alpha = of_site.isel(cell=np.flatnonzero(of_site.alpha.values == alpha))
@@ -67,7 +68,7 @@ def _draw_gains(axes: plots.Axes, gain: xr.DataArray, site: str) -> None:
     axes.legend(fontsize=7, frameon=False)
 
 
-def _draw_intervals(axes: plots.Axes, x: np.ndarray, means: list, colour: str, label: str) -> None:
+def _draw_intervals(axes: Axes, x: np.ndarray, means: list, colour: str, label: str) -> None:
     values = np.array([(mean.value, mean.low, mean.high) for mean in means]).reshape(-1, 3)
     middle, low, high = values.T
     errors = np.nan_to_num(np.stack([middle - low, high - middle]))

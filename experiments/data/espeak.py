@@ -1,4 +1,4 @@
-"""Synthesises texts with the voices of espeak-ng."""
+"""Synthesises sentences with espeak-ng."""
 
 import ctypes
 import functools
