@@ -136,16 +136,29 @@ def reproduce(
 
 
 def _print(results: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
-    from experiments.studies.study_page import format_evidence
+    from rich.table import Table
+    from rich.text import Text
+
+    from experiments.progress import console as standard_output
+    from experiments.studies import finding_rows
     from interventions.storage.text_files import printable, to_json
 
     if json:
         print(to_json(results))
         return
-    for name, result in results.items():
-        for finding in result["findings"].values() if result else ():
-            verdict = f"{name}  {finding['verdict']:<32}"
-            print(
-                printable(f"{verdict}  {finding['statement']}: {format_evidence(finding['ours'])}")
-            )
+    rows = [
+        (name, row)
+        for name, result in results.items()
+        for row in (result["findings"].values() if result else ())
+    ]
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("", "verdict", "claim", "paper", "here"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("", "verdict"))
+    for name, row in rows:
+        here = "; ".join([finding_rows.format_evidence(row), *finding_rows.notes(row)])
+        cells = (name, finding_rows.format_verdict(row), row["statement"], row["paper"], here)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    console = standard_output()
+    console.print(table)
+    console.print(f"\n{finding_rows.summarise(row for _, row in rows)}")
     print(f"\n{printable(out / 'index.html')}")

@@ -1,29 +1,26 @@
 """Synthesises sentences whose expected word is replaced by a similar-sounding word."""
 
-import ctypes
 import dataclasses
 import functools
+import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import scipy.signal
 from jaxtyping import Float
 
 from experiments.data.corpora import Corpus, Utterance
+from experiments.data.espeak_voice import synthesise_sentence
 from experiments.data.phonemes import espeak_installed
-from jaxasr.config import SAMPLE_RATE
+from experiments.data.spoken_words import synthesise_word, voice_installed
 
 # Voices of espeak-ng: accents of English, some with another speaker (+m7 is male, +f2 female).
-VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "en-gb-x-rp")
-WORDS_PER_MINUTE = 160  # speed of speech
-_MIN_RECORDINGS = 20  # a corpus with fewer recordings is extended by synthetic ones
-# Values of espeak-ng's C interface (speak_lib.h): sample rate, playback mode, encoding of the text,
-# and number of the parameter for the speed.
-_RATE_HZ, _SYNCHRONOUS, _UTF8, _SPEED = 22050, 2, 1, 1
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-)
+ESPEAK_VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "en-gb-x-rp")
+# Voice "joe" of Piper, and the speed at which it is played. The speed changes pitch and formants.
+PIPER_SPEEDS = {"joe": 1.0, "joe, higher": 1.17, "joe, lower": 0.9}
+CARRIER = "The next word is {}."  # any word fits
+_MIN_RECORDINGS = 20  # synthetic voices replace a corpus with fewer recordings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,101 +56,106 @@ def pairs() -> tuple[Pair, ...]:
     return tuple(Pair(*line.split("\t")) for line in lines if line)
 
 
-def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]:
-    """Returns recordings with the labels `target` and `expected`.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A sentence that one voice reads with the odd word and with the fitting word.
 
-    Adds synthetic recordings if the corpus has fewer than 20 such recordings and espeak-ng is
-    installed. Each voice speaks each sentence of the package once with the target word and once
-    with the expected word. The label `congruent` is True for the expected word.
+    Attributes:
+        pair: the sentence and its two words.
+        voice: name of the voice or speaker.
+        odd: the sentence with the target word, which does not fit.
+        fitting: the sentence with the expected word. None: no such recording exists.
+        alone: the target word alone. None: no such recording exists.
+        carrier: the target word in `CARRIER`, in which any word fits. None: no such recording
+            exists.
+    """
+
+    pair: Pair
+    voice: str
+    odd: Utterance
+    fitting: Utterance | None = None
+    alone: Utterance | None = None
+    carrier: Utterance | None = None
+
+    @property
+    def id(self) -> str:
+        """Name of the reading, unique for each voice and sentence."""
+        return self.odd.id
+
+
+def available_voices() -> tuple[str, ...]:
+    """Lists the installed voices, the natural ones first."""
+    piper = tuple(PIPER_SPEEDS) if voice_installed() else ()
+    return piper + (ESPEAK_VOICES if espeak_installed() else ())
+
+
+def readings(corpus: Corpus, sentences: Sequence[Pair], voices: int) -> list[Reading]:
+    """Returns readings of sentences with an odd word.
+
+    Uses the recordings of the corpus with the labels `target` and `expected`, if there are at least
+    20. The label `congruent` is true for the expected word. Otherwise synthetic voices read the
+    sentences.
 
     Args:
         corpus: the recordings.
-        sentences: largest number of sentences of the package to synthesise.
-        voices: number of voices that speak each sentence.
+        sentences: the sentences to synthesise.
+        voices: number of voices that read each sentence.
 
     Returns:
-        Recordings of the corpus, then synthetic recordings.
+        The readings, sentence by sentence.
     """
     labelled = [
         clip for clip in corpus.utterances if clip.label("target") and clip.label("expected")
     ]
-    if len(labelled) >= _MIN_RECORDINGS or not espeak_installed():
-        return labelled
-    return labelled + [
-        _utterance(pair, voice, congruent)
-        for pair in pairs()[:sentences]
-        for voice in VOICES[:voices]
-        for congruent in (False, True)
+    if len(labelled) >= _MIN_RECORDINGS:
+        return _from_corpus(labelled)
+    chosen = available_voices()[:voices]
+    return [_synthetic(pair, voice) for pair in sentences for voice in chosen]
+
+
+def _from_corpus(labelled: Sequence[Utterance]) -> list[Reading]:
+    """Joins recordings of the same sentence and speaker."""
+    odd: dict[tuple[Pair, str], Utterance] = {}
+    fitting: dict[tuple[Pair, str], Utterance] = {}
+    for clip in labelled:
+        target, expected = str(clip.label("target")), str(clip.label("expected"))
+        spoken = expected if clip.label("congruent") else target
+        # `\b` marks word boundaries, so that the letters within a longer word are not replaced.
+        sentence = re.sub(rf"\b{re.escape(spoken)}\b", "{}", clip.transcript, count=1)
+        key = Pair(sentence, expected, target), str(clip.label("voice") or clip.speaker)
+        (fitting if clip.label("congruent") else odd)[key] = clip
+    return [
+        Reading(pair, voice, clip, fitting.get((pair, voice)))
+        for (pair, voice), clip in odd.items()
+        if "{}" in pair.sentence
     ]
 
 
-def _utterance(pair: Pair, voice: str, congruent: bool) -> Utterance:
-    text = pair.sentence.format(pair.expected if congruent else pair.target)
-    labels = {
-        "target": pair.target,
-        "expected": pair.expected,
-        "congruent": congruent,
-        "voice": voice,
-        "lang": "en",
-        "set": "pairs",
-    }
+def _synthetic(pair: Pair, voice: str) -> Reading:
+    return Reading(
+        pair,
+        voice,
+        odd=_utterance(pair, voice, pair.sentence.format(pair.target)),
+        fitting=_utterance(pair, voice, pair.sentence.format(pair.expected)),
+        alone=_utterance(pair, voice, f"{pair.target.capitalize()}."),
+        carrier=_utterance(pair, voice, CARRIER.format(pair.target)),
+    )
+
+
+def _utterance(pair: Pair, voice: str, text: str) -> Utterance:
     name = f"{voice}: {text}"
     return Utterance(
         id=name,
         path=Path(name),
         speaker=voice,
         transcript=text,
-        labels=labels,
-        read=functools.partial(synthesise_sentence, text, voice),
+        labels={"target": pair.target, "expected": pair.expected, "lang": "en", "set": "pairs"},
+        read=functools.partial(synthesise, text, voice),
     )
 
 
-@functools.lru_cache(maxsize=64)
-def synthesise_sentence(text: str, voice: str) -> Float[np.ndarray, "n"]:
-    """Synthesises a text with espeak-ng.
-
-    Args:
-        text: the text to speak.
-        voice: an espeak-ng voice, such as those of `VOICES`.
-
-    Returns:
-        Samples at 16 kHz, with a peak of 0.7 and 0.2 s of silence at both ends.
-
-    Raises:
-        ValueError: an unknown voice.
-        OSError: the espeak-ng library cannot be loaded.
-    """
-    library, chunks = _load_espeak(), []
-
-    @_Callback
-    def collect(samples: "ctypes._Pointer[ctypes.c_short]", n: int, _: object) -> int:
-        # espeak-ng reuses its buffer after this call, so copy the samples.
-        if samples and n:
-            chunks.append(np.ctypeslib.as_array(samples, (n,)).copy())
-        return 0  # continue
-
-    library.espeak_SetSynthCallback(collect)
-    if library.espeak_SetVoiceByName(voice.encode()):
-        raise ValueError(f"voice: expected a voice of espeak-ng, got {voice!r}.")
-    library.espeak_SetParameter(_SPEED, WORDS_PER_MINUTE, 0)
-    data = text.encode()
-    # The arguments 0, 1, 0 mean: begin at position 0, positions count characters, no end position.
-    library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
-    # 22,050 Hz × 320 / 441 = 16,000 Hz.
-    audio = scipy.signal.resample_poly(np.concatenate(chunks).astype(np.float64), 320, 441)
-    return np.pad(audio * (0.7 / np.abs(audio).max()), SAMPLE_RATE // 5).astype(np.float32)
-
-
-@functools.cache
-def _load_espeak() -> ctypes.CDLL:
-    import espeakng_loader
-
-    library, data = (
-        ctypes.CDLL(espeakng_loader.get_library_path()),
-        espeakng_loader.get_data_path(),
-    )
-    # The zeros are the default length of the sound buffer, and no further options.
-    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
-    if rate != _RATE_HZ:
-        raise OSError(f"espeak-ng: expected a sample rate of {_RATE_HZ} Hz, got {rate}.")
-    return library
+def synthesise(text: str, voice: str) -> Float[np.ndarray, "n"]:
+    """Synthesises a text with one of `available_voices`."""
+    if voice in PIPER_SPEEDS:
+        return synthesise_word(text.rstrip("."), PIPER_SPEEDS[voice])
+    return synthesise_sentence(text, voice)

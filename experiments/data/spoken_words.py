@@ -12,8 +12,8 @@ from jaxtyping import Float
 from scipy.signal import resample_poly
 
 from experiments.data.corpora import Corpus, Utterance, open_corpus
+from experiments.data.espeak_voice import synthesise_sentence
 from experiments.data.phonemes import espeak_installed
-from experiments.data.spoken_pairs import synthesise_sentence
 from jaxasr.config import SAMPLE_RATE
 
 if TYPE_CHECKING:

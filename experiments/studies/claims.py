@@ -209,5 +209,5 @@ def _with_q(finding: Finding, q: float, n_claims: int) -> Finding:
     finding = dataclasses.replace(finding, evidence=evidence)
     if finding.verdict not in (SUPPORTED, WEAKER) or q <= MAX_Q:
         return finding
-    why = f"q {q:.3f} after adjustment for {n_claims} claims"
+    why = f"p is {q:.2g} after adjustment for {n_claims} claims"
     return dataclasses.replace(finding, verdict=UNDECIDED, why=why)

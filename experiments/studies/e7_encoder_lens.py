@@ -226,7 +226,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "all": {"languages": None, "per_language": 150, "max_new_tokens": 96},
+        "all": {"languages": None, "per_language": 100, "max_new_tokens": 96},
         "here": {"languages": None, "per_language": 24, "max_new_tokens": 96},
         "builtin": {"languages": ("en",), "per_language": 16, "max_new_tokens": 96},
         "quick": {"per_language": 14, "max_new_tokens": 64},

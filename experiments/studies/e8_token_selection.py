@@ -182,7 +182,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "all": {"languages": None, "per_language": 150},
+        "all": {"languages": None, "per_language": 100},
         "here": {"languages": None, "per_language": 30},
         "builtin": {"languages": ("en",), "per_language": 16},
         "quick": {"per_language": 14},

@@ -1,7 +1,6 @@
 """Runs studies and writes the results, a page per study, and an index of the pages."""
 
 import dataclasses
-import io
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +13,8 @@ from experiments.data.corpora import Corpus, join, open_corpus
 from experiments.item_cache import ItemCache, short_hash
 from experiments.progress import Progress
 from experiments.runtime import describe_weights
-from experiments.studies import registry, study_page
-from experiments.studies.claims import Finding
+from experiments.studies import forest, registry, study_page
+from experiments.studies.finding_rows import finding_row
 from experiments.studies.study import Settings, Study
 from interventions.storage.process_parts import part_folder
 from interventions.storage.provenance import provenance
@@ -125,13 +124,17 @@ def reproduce(
             return {}
         with steps(f"{name} analysis and figures"):
             analysis = study.analyse(arrays, settings)
-            figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
+            findings = {key: finding_row(value) for key, value in analysis.findings.items()}
+            plots = {"forest": forest.draw_forest({"": findings})} if findings else {}
+            plots |= study.draw(arrays, settings)
+            figures = {key: forest.png(figure) for key, figure in plots.items()}
         result = to_json_types(
             {
                 **{"id": name, "title": study.title, "section": study.section},
                 **{"about": study.about, "preset": preset, "quick": quick},
+                "version": study.version,
                 "figures": list(figures),
-                "findings": {key: _finding_row(value) for key, value in analysis.findings.items()},
+                "findings": findings,
                 "numbers": analysis.numbers,
                 "differs": _differences(study, sources, settings),
                 "settings": settings.with_defaults(),
@@ -211,14 +214,6 @@ def _sources(asr: Recogniser, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _finding_row(finding: Finding) -> dict[str, Any]:
-    """Returns the claim, our evidence and the verdict, as in `result.json`."""
-    evidence = finding.evidence and dataclasses.asdict(finding.evidence)
-    outcome = {"ours": evidence, "verdict": finding.verdict, "why": finding.why}
-    claim = dataclasses.asdict(finding.claim) | {"least": finding.claim.least_value}
-    return claim | outcome | {"detectable": finding.detectable}
-
-
 def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> list[str]:
     """Lists the differences from the paper in model, recordings, settings and method."""
     model, data = sources["model"]["name"], sources["data"]
@@ -229,10 +224,3 @@ def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> l
         *(f"{key} {row['value']}; paper: {row['paper']}" for key, row in changed),
         *study.differs,
     ]
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    # Without the version of matplotlib in the metadata, equal figures are equal files.
-    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
-    return buffer.getvalue()

@@ -8,20 +8,14 @@ from typing import Any
 
 from experiments.pages.data_uris import png_uri
 from experiments.pages.html_templates import environment, flat, template
-from experiments.studies.claims import CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTABLE, WEAKER
+from experiments.studies import finding_rows
+from experiments.studies.claims import VERDICTS
+from experiments.studies.finding_rows import Row
 from experiments.studies.registry import study_modules
 from interventions.storage.untrusted_files import read_json
 
 # Content security policy of the pages: only inline styles and embedded images are allowed.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-# CSS class of each verdict.
-_BADGE_CLASSES = {
-    SUPPORTED: "yes",
-    WEAKER: "yes",
-    CONTRADICTED: "no",
-    UNDECIDED: "open",
-    UNTESTABLE: "open",
-}
 
 
 def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
@@ -29,7 +23,7 @@ def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
 
     Args:
         result: the return value of `experiments.studies.reproduce.reproduce`.
-        figures: contents of PNG files by name.
+        figures: contents of PNG files by name. The one with the name "forest" comes first.
 
     Returns:
         HTML.
@@ -37,7 +31,10 @@ def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
     page = environment().get_template("study.html")
     return page.render(
         result=result,
-        figures={name: png_uri(png) for name, png in figures.items()},
+        findings=_views(result),
+        summary=finding_rows.summarise(result["findings"].values()),
+        forest=png_uri(figures["forest"]) if "forest" in figures else "",
+        figures={name: png_uri(png) for name, png in figures.items() if name != "forest"},
         numbers=flat(result["numbers"]),
         provenance=flat(result["provenance"]),
         **_shared_variables(),
@@ -60,54 +57,70 @@ def index(folder: Path) -> str:
         key=lambda path: (order.get(path.name, len(order)), path.name),
     )
     rows = [row for row in map(_index_row, folders) if row]
-    return environment().get_template("studies.html").render(rows=rows, **_shared_variables())
+    findings = [finding for row in rows for finding in row["findings"]]
+    summary = finding_rows.summarise(finding["row"] for finding in findings)
+    page = environment().get_template("studies.html")
+    return page.render(rows=rows, summary=summary, **_shared_variables())
 
 
 def _index_row(folder: Path) -> dict[str, Any] | None:
     """Returns the error or the result of a folder; None if the folder has neither."""
-    error, result = folder / "error.txt", folder / "result.json"
+    error, file = folder / "error.txt", folder / "result.json"
     if error.exists():
         lines = error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return {"name": folder.name, "error": (lines or ["unknown"])[-1], "result": None}
-    if not result.exists():
+        return _failed_row(folder, (lines or ["unknown"])[-1])
+    if not file.exists():
         return None
     try:
-        return {"name": folder.name, "error": "", "result": read_json(result)}
+        result = read_json(file)
+        if problem := outdated_format(result):
+            return _failed_row(folder, problem)
+        return {"name": folder.name, "error": "", "result": result, "findings": _views(result)}
     except ValueError as problem:
-        return {"name": folder.name, "error": str(problem), "result": None}
+        return _failed_row(folder, str(problem))
 
 
-def format_evidence(evidence: dict[str, Any] | None) -> str:
-    """Formats the evidence of a finding in `result.json`.
+def outdated_format(result: dict[str, Any]) -> str:
+    """Returns why a result has no verdicts that this version can show; "" if it has.
 
     Example:
-        >>> format_evidence({"value": 0.31, "low": 0.2, "high": 0.42, "n": 34, "p": 0.0004})
-        '0.31 [0.20, 0.42], n 34, p < 0.001'
+        >>> outdated_format({"findings": {}})
+        ''
     """
-    if not evidence or evidence["value"] is None:
-        return "—"
-    value, n = _digits(evidence["value"]), evidence["n"]
-    return f"{value}{_interval(evidence)}, n {n}{_p_value(evidence['p'])}"
-
-
-def _interval(evidence: dict[str, Any]) -> str:
-    if evidence["low"] is None:
+    rows = result["findings"].values()
+    if all("least" in row and row["verdict"] in VERDICTS for row in rows):
         return ""
-    return f" [{_digits(evidence['low'])}, {_digits(evidence['high'])}]"
+    return "written by an earlier version, which had other verdicts; run the study again"
 
 
-def _p_value(p: float | None) -> str:
-    if p is None:
-        return ""
-    return ", p < 0.001" if p < 0.001 else f", p {p:.3f}"
+def _failed_row(folder: Path, problem: str) -> dict[str, Any]:
+    return {"name": folder.name, "error": problem, "result": None, "findings": []}
 
 
-def _digits(x: float) -> str:
-    """Formats with two decimals, or with two significant digits if |x| is below 0.095."""
-    return f"{x:.2f}" if abs(x) >= 0.095 or x == 0 else f"{x:.2g}"
+def _views(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the texts of each finding."""
+    return [_view(row) for row in result["findings"].values()]
+
+
+def _view(row: Row) -> dict[str, Any]:
+    bounds = f"{row['side']} the null of {finding_rows.format_value(row['null'], row['unit'])}"
+    if row["least"] != row["null"]:
+        bounds += f", least effect {finding_rows.format_value(row['least'], row['unit'])}"
+    return {
+        "row": row,
+        "verdict": finding_rows.format_verdict(row),
+        "evidence": finding_rows.format_evidence(row),
+        "notes": finding_rows.notes(row),
+        "bounds": bounds,
+    }
 
 
 def _shared_variables() -> dict[str, Any]:
     """Returns the variables of both templates, the page of a study and the index."""
-    style = template("lens.css") + template("study.css")
-    return {"policy": POLICY, "style": style, "badges": _BADGE_CLASSES, "shown": format_evidence}
+    return {
+        "policy": POLICY,
+        "style": template("lens.css") + template("study.css"),
+        "meanings": finding_rows.MEANINGS,
+        "signs": finding_rows.SIGNS,
+        "legend": finding_rows.LEGEND,
+    }

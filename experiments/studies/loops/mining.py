@@ -69,7 +69,7 @@ def mine_loops(
             if len(mix.chosen) == n:
                 break
         progress(len(inputs), len(inputs))  # completes the bar if the search stopped early
-    return [_labelled(asr, *loop, results, max_new_tokens) for loop in mix.best()]
+    return [_labelled(asr, *loop, results) for loop in mix.best()]
 
 
 class _Mix:
@@ -177,13 +177,13 @@ def _encode(asr: Recogniser, clip: Utterance) -> Any:
 
 
 def _labelled(
-    asr: Recogniser, candidate: Candidate, found: Arrays, results: ItemCache, max_new_tokens: int
+    asr: Recogniser, candidate: Candidate, found: Arrays, results: ItemCache
 ) -> Utterance:
     """Adds the results of mining to the labels of an input."""
     clip = candidate.clip
     survived = results(
-        f"stickiness {max_new_tokens} {content_key(candidate)}",
-        lambda: stickiness(asr, first_window(clip), found["prompt"].tolist(), max_new_tokens),
+        f"stickiness {MINED_TOKENS} {content_key(candidate)}",
+        lambda: stickiness(asr, first_window(clip), found["prompt"].tolist(), MINED_TOKENS),
     )
     labels = {
         "prompt": tuple(found["prompt"].tolist()),

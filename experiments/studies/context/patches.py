@@ -1,0 +1,197 @@
+"""Scores the next token under each patch of a recording, in one compiled program per stack.
+
+A patch moves the outputs of one or more modules towards the outputs for white noise (kind 0), or
+equally far in a random direction (kinds 1, 2, ...). The decoder reads given tokens (teacher
+forcing), so that every patch is scored at the same place of the text.
+
+An encoder cell starts from the stored residual before its lowest edited layer. A decoder cell is a
+whole pass. JAX traces the functions that compute cells.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+import jaxasr
+from interventions.corruptions import white_noise_like
+from interventions.edits.base import EditBase
+from interventions.patching.resumed_encoder import RESIDUAL_SITES, resumed_memory
+from interventions.patching.sources import encoder_activations
+from jaxasr import Recogniser, compiled, pytrees
+from jaxasr.cache import Memory
+from jaxasr.model import Whisper, full_precision
+from jaxasr.taps import NOTHING, At, Edits, select
+
+ENCODER_SITES = ("encoder.attn_out", "encoder.mlp_out")
+DECODER_SITES = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
+PATCHED_SITES = (*ENCODER_SITES, *DECODER_SITES)
+SCORES = ("odd", "fit", "top")  # the columns of the scores of a cell
+_CELLS_TOGETHER = 16  # decoder cells per batch
+
+
+@pytrees.dataclass
+class Move(EditBase):
+    """Moves an activation by α·(value - x)·R at some layers and frames.
+
+    `R` is the identity or a random rotation. A rotation keeps the length of every move and the
+    angles between the moves at different frames, so that only the direction is random.
+
+    Args:
+        value: [L, 1, T, D], the activation to move towards.
+        rotation: [D, D], orthogonal.
+        alpha: strength. 1 replaces the activation if `rotation` is the identity.
+        low: the lowest edited layer.
+        high: the layer above the highest edited one.
+        mask: bool [T], the edited frames or positions.
+    """
+
+    value: Float[Array, "L 1 T D"]
+    rotation: Float[Array, "D D"]
+    alpha: Float[Array, ""]
+    low: Int[Array, ""]
+    high: Int[Array, ""]
+    mask: Bool[Array, "T"]
+
+    def __call__(self, x: Array, at: At) -> Array:
+        move = (self.value[at.layer] - x) @ self.rotation
+        edited = (at.layer >= self.low) & (at.layer < self.high) & self.mask[None, :, None]
+        return jnp.where(edited, x + self.alpha * move, x)
+
+
+@pytrees.dataclass
+class Spoken:
+    """A recording, its source, and the text before the target word.
+
+    Attributes:
+        tokens: int32 [1, N], prompt and text before the target word, then padding.
+        scored: index of the last token before the target word.
+        words: int32 [2], the tokens of the odd word and of the fitting word.
+        memory: the encoded recording.
+        noise_memory: the encoded white noise.
+        residuals: residuals before and after every encoder layer.
+        values: outputs of the encoder's modules for white noise, by site.
+        masks: bool [W, S], the frames of each window.
+        rotations: [K, D, D], the identity and the random rotations.
+    """
+
+    tokens: Int[Array, "1 N"]
+    scored: Int[Array, ""]
+    words: Int[Array, "2"]
+    memory: Memory
+    noise_memory: Memory
+    residuals: tuple[Array, Array]
+    values: dict[str, Array]
+    masks: Bool[Array, "W S"]
+    rotations: Float[Array, "K D D"]
+
+
+def rotations(width: int, n_random: int, seed: int) -> Float[np.ndarray, "K D D"]:
+    """Returns the identity and `n_random` random rotations of the activations.
+
+    Example:
+        >>> turned = np.ones(8, np.float32) @ rotations(8, 1, seed=0)[1]
+        >>> bool(np.isclose(np.linalg.norm(turned), 8**0.5))
+        True
+    """
+    draws = [
+        np.linalg.qr(np.random.default_rng([seed, kind]).normal(size=(width, width)))[0]
+        for kind in range(1, n_random + 1)
+    ]
+    return np.stack([np.eye(width), *draws]).astype(np.float32)
+
+
+def prepare(
+    asr: Recogniser,
+    audio: Float[np.ndarray, "n"],
+    prefix: list[int],
+    words: tuple[int, int],
+    masks: Bool[np.ndarray, "W S"],
+    directions: Float[np.ndarray, "K D D"],
+    seed: int,
+    n_tokens: int,
+) -> Spoken:
+    """Runs the unedited passes of a recording and of white noise of its length and level."""
+    mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+    noise = jaxasr.log_mel(white_noise_like(audio, seed), asr.config.n_mels)[None]
+    acts = encoder_activations(asr.model, mel, *RESIDUAL_SITES)
+    pre, post = (acts[site] for site in RESIDUAL_SITES)
+    noise_memory, values = asr.model.encode(noise, readout=select(*ENCODER_SITES))
+    tokens = np.full((1, n_tokens), prefix[-1], np.int32)
+    tokens[0, : len(prefix)] = prefix
+    return Spoken(
+        tokens=tokens,
+        scored=np.int32(len(prefix) - 1),
+        words=np.asarray(words, np.int32),
+        memory=asr.model.encode(mel)[0],
+        noise_memory=noise_memory,
+        residuals=(pre, post),
+        values=values,
+        masks=masks,
+        rotations=directions,
+    )
+
+
+def score(model: Whisper, spoken: Spoken, cells: dict[str, np.ndarray]) -> Float[np.ndarray, "C 3"]:
+    """Returns the scores `SCORES` under each patch.
+
+    Args:
+        model: the model.
+        spoken: the recording.
+        cells: the patches, one array per coordinate; see `grid.Grid`.
+
+    Returns:
+        The logit of the odd word, the logit of the fitting word, and the most likely token.
+    """
+    in_encoder = cells["sites"][:, : len(ENCODER_SITES)].any(1)
+    scores = np.empty((len(in_encoder), len(SCORES)))
+    for chosen, program in ((in_encoder, _encoder_cells), (~in_encoder, _decoder_cells)):
+        if chosen.any():
+            part = {name: values[chosen] for name, values in cells.items()}
+            scores[chosen] = np.asarray(compiled.call(program, model, spoken, part))
+    return scores
+
+
+def _encoder_cells(model: Whisper, spoken: Spoken, cells: Any) -> Array:
+    def score_cell(cell: Any) -> Array:
+        edits = _edits(spoken, cell, ENCODER_SITES, spoken.values, spoken.masks[cell["window"]])
+        memory = resumed_memory(model, ENCODER_SITES[0], spoken.residuals, edits, cell["low"])
+        return _score(model, spoken, memory, {})
+
+    with full_precision(model):
+        return jax.lax.map(score_cell, cells)
+
+
+def _decoder_cells(model: Whisper, spoken: Spoken, cells: Any) -> Array:
+    with full_precision(model):
+        # The noise reads the same tokens (lock-step).
+        _, values = model.decode(spoken.tokens, spoken.noise_memory, readout=select(*DECODER_SITES))
+        everywhere = jnp.ones(spoken.tokens.shape[1], bool)
+
+        def score_cell(cell: Any) -> Array:
+            edits = _edits(spoken, cell, DECODER_SITES, values, everywhere)
+            return _score(model, spoken, spoken.memory, edits)
+
+        return jax.lax.map(score_cell, cells, batch_size=_CELLS_TOGETHER)
+
+
+def _edits(
+    spoken: Spoken, cell: Any, sites: tuple[str, ...], values: dict[str, Array], mask: Array
+) -> Edits:
+    rotation = spoken.rotations[cell["kind"]]
+
+    def edit(site: str) -> Move:
+        alpha = jnp.where(cell["sites"][PATCHED_SITES.index(site)], cell["alpha"], 0.0)
+        return Move(values[site], rotation, alpha, cell["low"], cell["high"], mask)
+
+    return {site: edit(site) for site in sites}
+
+
+def _score(model: Whisper, spoken: Spoken, memory: Memory, edits: Edits) -> Float[Array, "3"]:
+    positions = jnp.arange(spoken.tokens.shape[1], dtype=jnp.int32)[None]
+    x = model.decoder.residual(spoken.tokens, positions, memory, edits, NOTHING)[0]
+    # Later positions are padding, which the scored position does not attend to.
+    logits = model.decoder.ln(x[0, spoken.scored]) @ model.decoder.unembedding.T
+    return jnp.append(logits[spoken.words], logits.argmax().astype(logits.dtype))
