@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from experiments.studies.context.grid import mean_over
 from experiments.studies.context.spoken_word import FITTING, ODD
 
 _MIN_SHIFT = 1e-3  # smaller shifts are rounding errors
@@ -63,7 +64,7 @@ def mean_shift(arrays: xr.Dataset, condition: str = "odd", **labels: str) -> np.
     chosen = arrays.unit.values == "group"
     for name, value in labels.items():
         chosen &= arrays[name].values == value
-    return shifts(arrays, condition).values[:, chosen].mean(1)
+    return mean_over(shifts(arrays, condition).values, chosen)
 
 
 def paired_conditions(arrays: xr.Dataset, first: str, second: str) -> Float[np.ndarray, "S"]:
