@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from experiments.studies.context.grid import mean_over
 from experiments.studies.context.spoken_word import FITTING, ODD
 
 _MIN_SHIFT = 1e-3  # smaller shifts are rounding errors
@@ -20,7 +21,7 @@ def shifts(arrays: xr.Dataset, condition: str = "odd") -> xr.DataArray:
     chosen = arrays.isel(example=np.flatnonzero(arrays.condition.values == condition))
     values = np.full(chosen.difference.shape, np.nan)
     for stack in ("encoder", "decoder"):
-        in_stack = chosen.stack.values == stack
+        in_stack = chosen.part.values == stack
         [plain] = np.flatnonzero(in_stack & (chosen.unit.values == "none"))
         difference = chosen.difference.values
         values[:, in_stack] = difference[:, in_stack] - difference[:, [plain]]
@@ -35,11 +36,11 @@ def acting(arrays: xr.Dataset) -> Bool[np.ndarray, "C"]:
     """
     largest = np.abs(shifts(arrays).values).max(0, initial=0.0)
     acts = {
-        name: bool((largest[(arrays.name.values == name)] > _MIN_SHIFT).any())
-        for name in set(arrays.name.values)
+        name: bool((largest[(arrays.place.values == name)] > _MIN_SHIFT).any())
+        for name in set(arrays.place.values)
     }
     is_place = arrays.unit.values == "place"
-    return is_place & np.array([acts[name] for name in arrays.name.values], bool)
+    return is_place & np.array([acts[name] for name in arrays.place.values], bool)
 
 
 def gains(arrays: xr.Dataset) -> xr.DataArray:
@@ -52,8 +53,8 @@ def gains(arrays: xr.Dataset) -> xr.DataArray:
     moved = shifts(arrays).isel(cell=np.flatnonzero(acting(arrays)))
     noise = moved.isel(cell=np.flatnonzero(moved.kind.values == "noise"))
     random = moved.isel(cell=np.flatnonzero(moved.kind.values == "random"))
-    keys = list(zip(noise.name.values, noise.alpha.values))
-    order = [keys.index(key) for key in zip(random.name.values, random.alpha.values)]
+    keys = list(zip(noise.place.values, noise.alpha.values))
+    order = [keys.index(key) for key in zip(random.place.values, random.alpha.values)]
     matched = noise.isel(cell=order)
     return matched.copy(data=matched.values - random.values)
 
@@ -63,14 +64,14 @@ def mean_shift(arrays: xr.Dataset, condition: str = "odd", **labels: str) -> np.
     chosen = arrays.unit.values == "group"
     for name, value in labels.items():
         chosen &= arrays[name].values == value
-    return shifts(arrays, condition).values[:, chosen].mean(1)
+    return mean_over(shifts(arrays, condition).values, chosen)
 
 
 def paired_conditions(arrays: xr.Dataset, first: str, second: str) -> Float[np.ndarray, "S"]:
     """Subtracts the mean shift of whole-recording noise in one condition from that in another."""
     by_sentence = []
     for condition in (first, second):
-        values = mean_shift(arrays, condition, kind="noise", window="whole", stack="encoder")
+        values = mean_shift(arrays, condition, kind="noise", window="whole", part="encoder")
         sentences = arrays.sentence.values[arrays.condition.values == condition]
         by_sentence.append(dict(zip(sentences, values)))
     one, other = by_sentence
@@ -81,7 +82,7 @@ def restored(arrays: xr.Dataset) -> xr.DataArray:
     """Marks the patches that restore each contextual error, over patches of acting places."""
     cells = np.flatnonzero(acting(arrays))
     odd = arrays.isel(example=np.flatnonzero(arrays.condition.values == "odd"))
-    [plain] = np.flatnonzero((odd.unit.values == "none") & (odd.stack.values == "decoder"))
+    [plain] = np.flatnonzero((odd.unit.values == "none") & (odd.part.values == "decoder"))
     # The generated text and the most likely token both have to be the fitting word.
     errors = (odd.transcribed.values == FITTING) & (odd.outcome.values[:, plain] == FITTING)
     return odd.outcome.isel(example=np.flatnonzero(errors), cell=cells) == ODD

@@ -77,7 +77,7 @@ def _draw_intervals(axes: Axes, x: np.ndarray, means: list, colour: str, label: 
 
 def _of_site(values: xr.DataArray, site: str) -> np.ndarray:
     is_place = values.unit.values == "place"
-    return is_place & np.array([name.rpartition(" ")[0] == site for name in values.name.values])
+    return is_place & np.array([name.rpartition(" ")[0] == site for name in values.place.values])
 
 
 def _draw_windows(arrays: xr.Dataset) -> Figure:
@@ -85,9 +85,9 @@ def _draw_windows(arrays: xr.Dataset) -> Figure:
     figure, axes = plots.panels(1, 2, width=4.0, sharey=True)
     for panel, kind in zip(axes, ("noise", "random")):
         for number, (window, colour) in enumerate(_WINDOW_COLOURS.items()):
-            labels = {"stack": "encoder", "kind": kind, "window": window}
+            labels = {"part": "encoder", "kind": kind, "window": window}
             means = [
-                mean_evidence(effects.mean_shift(arrays, name=f"encoder {third}", **labels))
+                mean_evidence(effects.mean_shift(arrays, place=f"encoder {third}", **labels))
                 for third in THIRDS
             ]
             if np.isfinite([mean.value for mean in means]).any():
@@ -110,7 +110,7 @@ def _draw_tries(arrays: xr.Dataset) -> Figure:
     for kind, colour in (("noise", plots.BLUE), ("random", plots.ACCENT)):
         of_kind = is_restored.isel(cell=np.flatnonzero(is_restored.kind.values == kind))
         for stack in ("", "encoder", "decoder"):
-            in_stack = (of_kind.stack.values == stack) | (not stack)
+            in_stack = (of_kind.part.values == stack) | (not stack)
             shares = effects.any_of_many(of_kind.values[:, in_stack])
             label = f"{kind}, {stack or 'any place'}"
             style = {"linestyle": styles.get(stack, "-"), "marker": "", "markersize": 0}

@@ -139,8 +139,13 @@ def cells(listed: Sequence[Patch]) -> dict[str, np.ndarray]:
 
 def labels(listed: Sequence[Patch]) -> dict[str, np.ndarray]:
     """Returns the names and numbers of patches, one array per attribute."""
-    names = ("unit", "stack", "name", "kind", "alpha", "window", "low")
-    return {name: np.array([getattr(patch, name) for patch in listed]) for name in names}
+    # xarray uses the names "stack" and "name" itself.
+    fields = {name: name for name in ("unit", "kind", "alpha", "window", "low")}
+    fields |= {"part": "stack", "place": "name"}
+    return {
+        label: np.array([getattr(patch, field) for patch in listed])
+        for label, field in fields.items()
+    }
 
 
 def of_controls(listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:

@@ -146,8 +146,7 @@ def _judge_shifts(arrays: xr.Dataset, seed: int) -> dict[str, Finding]:
     )
     random = effects.mean_shift(arrays, kind="random", window="context")
     values = {
-        stack: gain.values[:, gain.stack.values == stack].mean(1)
-        for stack in ("encoder", "decoder")
+        stack: gain.values[:, gain.part.values == stack].mean(1) for stack in ("encoder", "decoder")
     }
     values |= {
         "frames": context - word,
@@ -162,7 +161,7 @@ def _judge_restored(arrays: xr.Dataset) -> dict[str, Finding]:
     noise = is_restored.isel(cell=np.flatnonzero(is_restored.kind.values == "noise"))
     findings = {}
     for key, stack in (("", {}), ("_encoder", "encoder"), ("_decoder", "decoder")):
-        claim, labels = CLAIMS[f"anywhere{key}"], {"stack": stack} if stack else {}
+        claim, labels = CLAIMS[f"anywhere{key}"], {"part": stack} if stack else {}
         evidence = share_evidence(effects.by_any(noise, **labels), null=claim.null)
         floor = _restored_by_random(is_restored, labels)
         findings[f"anywhere{key}"] = claim.judge(dataclasses.replace(evidence, floor=floor))
@@ -187,7 +186,7 @@ def _judge_one_place(arrays: xr.Dataset, seed: int) -> tuple[Finding, dict[str, 
     if not len(to_choose) or not len(to_confirm):
         return CLAIMS["one_place"].judge(None, "one half of the sentences is empty"), {}
     best = int(to_choose.mean(0).argmax())
-    place = {"name": str(gain.name.values[best]), "alpha": float(gain.alpha.values[best])}
+    place = {"name": str(gain.place.values[best]), "alpha": float(gain.alpha.values[best])}
     chosen = {"chosen_on": len(to_choose), "shift_on_choose": float(to_choose[:, best].mean())}
     return CLAIMS["one_place"].judge_mean(to_confirm[:, best], seed), place | chosen
 
@@ -199,7 +198,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
     kinds = {
         f"shift {stack} {kind}": float(
             shift.values[
-                :, acts & (shift.stack.values == stack) & (shift.kind.values == kind)
+                :, acts & (shift.part.values == stack) & (shift.kind.values == kind)
             ].mean()
         )
         for stack in ("encoder", "decoder")
@@ -213,10 +212,10 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
         "tries": {
             kind: int((is_restored.kind.values == kind).sum()) for kind in ("noise", "random")
         },
-        "places_without_effect": sorted(set(arrays.name.values[idle].tolist())),
+        "places_without_effect": sorted(set(arrays.place.values[idle].tolist())),
         "windows": {
             f"{kind} {window}": float(
-                effects.mean_shift(arrays, stack="encoder", kind=kind, window=window).mean()
+                effects.mean_shift(arrays, part="encoder", kind=kind, window=window).mean()
             )
             for kind in ("noise", "random")
             for window in ("whole", "word", "context", "matched")
