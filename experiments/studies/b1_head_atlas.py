@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -19,12 +18,12 @@ from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, ablate, mean_edits, to_dataset
 from experiments.studies.best_cell import best_cell
 from experiments.studies.claims import Claim, Finding
-from experiments.studies.evidence import Evidence
+from experiments.studies.head_agreement import correlation_of_heads, reliability
 from experiments.studies.head_effects import atlas_figure, effects, head_names
+from experiments.studies.loops.mining import mine_loops
 from experiments.studies.nonspeech import nonspeech_or_noise
-from experiments.studies.recordings import clean_speech, find_loops
+from experiments.studies.recordings import clean_speech
 from experiments.studies.study import Analysis, Settings, Study, choice
-from interventions.edits import site_cells
 from jaxasr import Recogniser
 from jaxasr.taps import Edit
 
@@ -33,6 +32,7 @@ _BEST_HEAD_TEST = (
     "share of {}, for the head where this share is largest; p compares the share with the largest "
     "share of any head when each recording's outcomes are permuted across heads"
 )
+_LEAST_RELIABILITY = 0.3  # of the effects of heads, below which nothing can be correlated
 _COST_TEST = (
     "change of the word error rate of clean speech without that head, below 0.02; both error rates "
     "are clipped at 1"
@@ -72,8 +72,8 @@ CLAIMS = {
     "same_heads": Claim(
         "The heads that cause words without speech also sustain loops",
         "not asked; the paper describes the two failures separately",
-        "rank correlation of the two shares over heads, with Fisher's interval; heads whose "
-        "ablation raises the word error rate by more than 0.2 are excluded",
+        "rank correlation of the two shares over heads; recordings are resampled, heads are not; "
+        "heads whose ablation raises the word error rate by more than 0.2 are excluded",
         min_units=12,
     ),
 }
@@ -112,7 +112,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     search_options = (config.n_loops, config.tries, cache, config.max_new_tokens)
     recordings = {  # by kind of recording
         "nonspeech": nonspeech_or_noise(corpus, config.n_nonspeech),
-        "loop": find_loops(asr, corpus, *search_options),
+        "loop": mine_loops(asr, corpus, *search_options),
         "clean": speech[: config.n_clean],
     }
     ablate_heads = functools.partial(
@@ -125,15 +125,13 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         means=_prepare_means(asr, speech[config.n_clean :], config),
     )
     items = [
-        [item]  # there is one kind of ablation, and `to_dataset` expects a list of kinds
+        item
         for kind, clips in recordings.items()
         for item in cache.each(f"B1 heads, {kind}", clips, ablate_heads)
     ]
     clips = [clip for group in recordings.values() for clip in group]
     kinds = [kind for kind, group in recordings.items() for _ in group]
-    arrays = to_dataset(
-        clips, items, [config.ablation], HEAD_SITES, site_cells(asr.config, HEAD_SITES)
-    )
+    arrays = to_dataset(clips, {config.ablation: items}, HEAD_SITES, asr.config)
     # A recording can be of two kinds, so an id alone is not unique.
     names = [f"{kind}: {clip.id}" for kind, clip in zip(kinds, clips)]
     return arrays.assign_coords(example=names, recording=("example", kinds))
@@ -163,7 +161,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     findings = {
         **_judge_best("silences", silenced, cost, "no recording without speech", config.seed),
         **_judge_best("unloops", unlooped, cost, no_loops, config.seed),
-        "same_heads": _judge_same_heads(silenced, unlooped, cost),
+        "same_heads": _judge_same_heads(silenced, unlooped, cost, config.seed),
     }
     return Analysis(findings, _numbers(arrays, effects_by_name))
 
@@ -180,31 +178,26 @@ def _judge_best(
         return {key: claim.judge(None, reason), f"{key}_cheaply": cost_claim.judge(None, reason)}
     best, evidence = best_cell(effect, seed)
     cost_of_best = cost.isel(cell=best).values
-    return {key: claim.judge(evidence), f"{key}_cheaply": cost_claim.judge_mean(cost_of_best, seed)}
+    cost_finding = cost_claim.judge_mean(cost_of_best, seed, bounds=(-1.0, 1.0))
+    return {key: claim.judge(evidence), f"{key}_cheaply": cost_finding}
 
 
 def _judge_same_heads(
-    silenced: xr.DataArray, unlooped: xr.DataArray, cost: xr.DataArray
+    silenced: xr.DataArray, unlooped: xr.DataArray, cost: xr.DataArray, seed: int
 ) -> Finding:
     """Correlates the two effects over the heads whose cost is at most 0.2."""
     claim = CLAIMS["same_heads"]
     if min(effect.sizes["example"] for effect in (silenced, unlooped, cost)) < 2:
         return claim.judge(None, "one of the three kinds of recordings is missing")
     harmless = cost.mean("example").values <= 0.2
-    x, y = (effect.mean("example").values[harmless] for effect in (silenced, unlooped))
-    # Fisher's interval divides by √(n - 3), and a constant has no rank correlation.
-    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return claim.judge(None, "fewer than 4 heads are left, or all have the same effect")
-    rho, p = map(float, scipy.stats.spearmanr(x, y))
-    low, high = _fisher_interval(rho, len(x))
-    return claim.judge(Evidence(rho, low, high, len(x), p))
-
-
-def _fisher_interval(rho: float, n: int) -> tuple[float, float]:
-    """Computes the 95 % interval of a correlation by Fisher's z transformation."""
-    z = np.arctanh(np.clip(rho, -0.999999, 0.999999))  # arctanh(1) is infinite
-    low, high = np.tanh(z + np.array([-1.96, 1.96]) / np.sqrt(n - 3))
-    return float(low), float(high)
+    first, second = (effect.values[:, harmless] for effect in (silenced, unlooped))
+    reliabilities = [reliability(effect, seed) for effect in (first, second)]
+    if not min(reliabilities) >= _LEAST_RELIABILITY:  # also if one is NaN
+        values = " and ".join(f"{value:.2f}" for value in reliabilities)
+        return claim.judge(
+            None, f"too little moves: the reliabilities of the two effects of heads are {values}"
+        )
+    return claim.judge(correlation_of_heads(first, second, seed))
 
 
 def _numbers(arrays: xr.Dataset, effects_by_name: dict[str, xr.DataArray]) -> dict[str, Any]:
@@ -247,6 +240,13 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
+        "all": {
+            "n_nonspeech": 200,
+            "n_loops": 60,
+            "tries": 4000,
+            "n_clean": 100,
+            "max_new_tokens": 56,
+        },
         "here": {"n_nonspeech": 12, "n_loops": 10, "tries": 30, "n_clean": 8, "max_new_tokens": 40},
         "builtin": {
             "n_nonspeech": 12,
@@ -258,4 +258,5 @@ STUDY = Study(
         "quick": {"n_nonspeech": 4, "n_loops": 2, "tries": 4, "n_clean": 2, "max_new_tokens": 32},
     },
     claims=CLAIMS,
+    version=2,
 )

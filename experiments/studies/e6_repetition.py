@@ -33,8 +33,15 @@ from experiments.studies.loop_numbers import loop_numbers, speech_cost
 from experiments.studies.loop_outcomes import Outcomes, control_cells
 from experiments.studies.loop_verdicts import judge
 from experiments.studies.loops.mining import mine_loops, prompt_of
-from experiments.studies.loops.sources import ORIGINS, source_of
-from experiments.studies.loops.types import TextAttention, measure_type, read_attention
+from experiments.studies.loops.sources import ORIGINS
+from experiments.studies.loops.types import (
+    LEAST_COPYING,
+    MOST_MOVEMENT,
+    TextAttention,
+    measure_type,
+    read_attention,
+)
+from experiments.studies.nonspeech import source_of
 from experiments.studies.recordings import clean_speech
 from experiments.studies.selection import first_window
 from experiments.studies.study import Analysis, Settings, Study, choice, paper
@@ -42,7 +49,6 @@ from jaxasr import Recogniser
 
 TYPE_MEASURES = ("period", "movement", "copying")  # numbers of `loops.types.measure_type`
 COPIES = "self-attention copies"  # name of the group of loops
-LEAST_COPYING, LEAST_MOVEMENT = 0.3, 0.02
 _N_TYPED = 8  # clean texts whose attention is compared with that of loops
 
 
@@ -183,7 +189,8 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 def _groups(loops: xr.Dataset) -> dict[str, np.ndarray]:
     """Marks the loops of each origin and type, and those that are sticky or brittle."""
     sticky, known = loops.sticky.values > 0, loops.baseline_cer.notnull().values
-    copies, stands = loops.copying.values > LEAST_COPYING, loops.movement.values < LEAST_MOVEMENT
+    copies = loops.copying.values >= LEAST_COPYING
+    stands = loops.movement.values <= MOST_MOVEMENT
     origins = {origin: loops.origin.values == origin for origin in ORIGINS}
     return {
         "sticky": sticky,

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.studies.ablation import HEAD_SITES, layer_grid, wer_change
+from experiments.studies.loop_outcomes import mark_resolved
 from interventions.figures import plots
 
 # Titles of the figure's panels, by the names of the arrays that `effects` returns.
@@ -23,7 +24,7 @@ def effects(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
         Effects [example, cell] by name. A cell is a head.
         `silenced`, for recordings without speech: 1 if the text loses all words, -1 if an empty
         text gets words, else 0.
-        `unlooped`, for loops: 1 if the text no longer repeats and is not empty, else 0.
+        `unlooped`, for loops: 1 if the loop is resolved by `loop_outcomes.mark_resolved`, else 0.
         `cost`, for clean speech: change of the word error rate.
     """
     ablated = arrays.isel(kind=0)
@@ -33,7 +34,7 @@ def effects(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
     )
     values = {
         "silenced": (nonspeech.baseline_insertions > 0).astype(float) - (nonspeech.insertions > 0),
-        "unlooped": ((loops.loop == 0) & (loops.length > 0)).astype(float),
+        "unlooped": mark_resolved(loops),
         "cost": wer_change(speech),
     }
     return {name: effect.transpose("example", "cell") for name, effect in values.items()}

@@ -84,9 +84,7 @@ def _judge_chosen(
     resolved = outcomes.values(NOISE, [chosen])[rows, 0]
     random = outcomes.values(RANDOM, [chosen])[rows, 0] if outcomes.kinds(RANDOM) else None
     share = share_evidence(resolved, sources, null=CLAIMS[f"one_{unit}"].null, seed=seed)
-    beyond = (
-        resolved - outcomes.values(NOISE, others)[rows].mean(1) if others else resolved * np.nan
-    )
+    of_others = outcomes.values(NOISE, others)[rows].mean(1) if others else np.nan
     cost = mean_cost(speech, NOISE, chosen, CLAIMS[f"cheap_{unit}"].null, seed)
     findings = {
         f"one_{unit}": CLAIMS[f"one_{unit}"].judge(_with_floor(share, random)),

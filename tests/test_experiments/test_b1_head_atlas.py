@@ -13,7 +13,7 @@ import jaxasr
 from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, TEXT_MEASURES, ablate, mean_edits
 from experiments.studies.b1_head_atlas import CLAIMS, STUDY, Config
-from experiments.studies.claims import SUPPORTED, UNTESTABLE
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
 from experiments.studies.recordings import clean_speech
 from experiments.studies.reproduce import builtin
 from interventions import Patch, only
@@ -41,6 +41,7 @@ def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> 
     values["wer"][2 * N :, 0], values["length"] = wer, np.full(shape, 9.0)
     baseline = {name: np.zeros(3 * N) for name in TEXT_MEASURES}
     baseline["insertions"][:N] = 5
+    baseline["cer"][N : 2 * N] = np.nan  # the words of loops are not known
     return xr.Dataset(
         {name: (("example", "kind", "cell"), value) for name, value in values.items()}
         | {f"baseline_{name}": ("example", value) for name, value in baseline.items()},
@@ -76,7 +77,10 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_heads_are_detected():
-    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, SUPPORTED)
+    by_key = verdicts(planted_results())
+    # Twenty recordings without a change are too few to exclude a cost of two words in a hundred.
+    costs = dict.fromkeys(("silences_cheaply", "unloops_cheaply"), UNDECIDED)
+    assert by_key == dict.fromkeys(CLAIMS, SUPPORTED) | costs
     numbers = STUDY.analyse(planted_results(), Config()).numbers
     assert numbers["heads"]["self 3.2"]["unlooped"] > 0.8
     assert numbers["plain"]["words_without_speech"] == 1
@@ -133,7 +137,7 @@ def test_mean_ablation_equals_an_edit_made_by_hand(asr):
     ],
 )
 def test_a_run_refuses_impossible_ablations(asr, tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr("experiments.studies.b1_head_atlas.find_loops", lambda *_: [])
+    monkeypatch.setattr("experiments.studies.b1_head_atlas.mine_loops", lambda *_: [])
     config = dataclasses.replace(Config(), n_clean=2, max_new_tokens=24, **changes)
     with pytest.raises(ValueError, match=message):
         STUDY.run(asr, builtin(), config, ItemCache(tmp_path))
