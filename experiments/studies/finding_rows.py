@@ -180,7 +180,7 @@ def _format_interval(evidence: Mapping[str, Any], unit: str) -> str:
         None if evidence[name] is None else scale * evidence[name]
         for name in ("value", "low", "high")
     )
-    if low is None or high is None:
+    if value is None or low is None or high is None:
         return f"{format_value(evidence['value'], unit)}, no interval"
     # Two significant digits of the interval's width.
     width = high - low

@@ -1,5 +1,7 @@
 """Correlates two effects of the same heads, by resampling recordings and never heads."""
 
+from typing import Any
+
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
@@ -64,4 +66,5 @@ def correlation_of_heads(first: Effect, second: Effect, seed: int) -> Evidence:
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")  # a constant has no rank correlation
-    return float(scipy.stats.spearmanr(x, y).statistic)
+    correlation: Any = scipy.stats.spearmanr(x, y)
+    return float(correlation.statistic)

@@ -93,7 +93,7 @@ def by_any(is_restored: xr.DataArray, **labels: str) -> Bool[np.ndarray, "E"]:
     chosen = np.ones(is_restored.sizes["cell"], bool)
     for name, value in labels.items():
         chosen &= is_restored[name].values == value
-    return is_restored.values[:, chosen].any(1)
+    return np.asarray(is_restored.values[:, chosen].any(1))
 
 
 def matched_strengths(is_restored: xr.DataArray) -> xr.DataArray:

@@ -114,6 +114,8 @@ def _draw_tries(arrays: xr.Dataset) -> Figure:
             shares = effects.any_of_many(of_kind.values[:, in_stack])
             label = f"{kind}, {stack or 'any place'}"
             style = {"linestyle": styles.get(stack, "-"), "marker": "", "markersize": 0}
+            if not len(shares):
+                continue
             if stack:
                 axes.plot(
                     np.arange(1, shares.shape[1] + 1),

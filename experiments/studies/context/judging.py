@@ -160,8 +160,13 @@ def _judge_restored(arrays: xr.Dataset) -> dict[str, Finding]:
     is_restored = effects.restored(arrays)
     noise = is_restored.isel(cell=np.flatnonzero(is_restored.kind.values == "noise"))
     findings = {}
-    for key, stack in (("", {}), ("_encoder", "encoder"), ("_decoder", "decoder")):
-        claim, labels = CLAIMS[f"anywhere{key}"], {"part": stack} if stack else {}
+    stacks: dict[str, dict[str, str]] = {
+        "": {},
+        "_encoder": {"part": "encoder"},
+        "_decoder": {"part": "decoder"},
+    }
+    for key, labels in stacks.items():
+        claim = CLAIMS[f"anywhere{key}"]
         evidence = share_evidence(effects.by_any(noise, **labels), null=claim.null)
         floor = _restored_by_random(is_restored, labels)
         findings[f"anywhere{key}"] = claim.judge(dataclasses.replace(evidence, floor=floor))

@@ -122,15 +122,15 @@ def prepare(
     tokens = np.full((1, n_tokens), prefix[-1], np.int32)
     tokens[0, : len(prefix)] = prefix
     return Spoken(
-        tokens=tokens,
-        scored=np.int32(len(prefix) - 1),
-        words=np.asarray(words, np.int32),
+        tokens=jnp.asarray(tokens),
+        scored=jnp.int32(len(prefix) - 1),
+        words=jnp.asarray(words, jnp.int32),
         memory=asr.model.encode(mel)[0],
         noise_memory=noise_memory,
         residuals=(pre, post),
         values=values,
-        masks=masks,
-        rotations=directions,
+        masks=jnp.asarray(masks),
+        rotations=jnp.asarray(directions),
     )
 
 
@@ -145,7 +145,7 @@ def score(model: Whisper, spoken: Spoken, cells: dict[str, np.ndarray]) -> Float
     Returns:
         The logit of the odd word, the logit of the fitting word, and the most likely token.
     """
-    in_encoder = cells["sites"][:, : len(ENCODER_SITES)].any(1)
+    in_encoder = np.asarray(cells["sites"][:, : len(ENCODER_SITES)].any(1))
     scores = np.empty((len(in_encoder), len(SCORES)))
     for chosen, program in ((in_encoder, _encoder_cells), (~in_encoder, _decoder_cells)):
         if chosen.any():
