@@ -211,7 +211,7 @@ def test_a_failed_study_is_reported_and_the_others_run(tmp_path, monkeypatch):
     index = Outline(html)
     badges = [a["class"] for a, _ in index.of("span") if "badge" in a.get("class", "")]
     legend = [f"badge b-{verdict}" for verdict in VERDICTS]
-    assert badges == [*legend, "badge b-failed", "badge b-supported"]
+    assert badges == [*legend, "badge b-error", "badge b-supported"]
     assert "1 claim supported, 0 weaker" in html
     assert "ZeroDivisionError" in html
     assert [a["href"] for a, _ in index.of("a")] == ["E2/index.html"]
