@@ -64,6 +64,7 @@ def test_the_new_experiment_is_short_and_runs(names):
     assert {path.name for path in page["out"].iterdir()} == {
         "arrays.nc",
         "correlations.png",
+        "forest.png",
         "index.html",
         "items",
         "result.json",

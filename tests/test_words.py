@@ -28,6 +28,7 @@ QUOTED_FILES = {
     "tests/test_words.py",
     "docs/results/README.md",  # generated from committed results
     "docs/results/verdicts.md",
+    "docs/results/findings.md",
     "docs/results/probes.md",
 }
 PLACES = [

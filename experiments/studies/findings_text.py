@@ -51,7 +51,8 @@ def _text(placeholder: str, published: Published) -> str:
         return _number(placeholder, result["numbers"], keys[1:])
     row = result["findings"][".".join(keys)]
     texts = [finding_rows.format_evidence(row, adjusted=False), *finding_rows.notes(row)]
-    return f"**{finding_rows.format_verdict(row)}** ({'; '.join(texts)})"
+    text = f"**{finding_rows.format_verdict(row)}** ({'; '.join(texts)})"
+    return text.replace("|", "\\|")  # most placeholders are in cells of tables
 
 
 def _split(placeholder: str) -> tuple[str, str, list[str]]:

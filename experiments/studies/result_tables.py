@@ -86,9 +86,14 @@ def results_page(published: Published) -> str:
     Returns:
         Markdown.
     """
-    results = published.ordered()
+    # A study without a current run keeps its heading, because other pages link to it.
+    results = {**published.ordered(), **{run.split()[0]: {} for run in published.missing}}
+    results |= published.results
     links = ", ".join(f"[{name}](#{name.lower()})" for name in results)
-    sections = [_section(name, by_model) for name, by_model in results.items()]
+    sections = [
+        _section(name, by_model) if by_model else f"## {name}\n\nNot yet run with these claims.\n"
+        for name, by_model in results.items()
+    ]
     return "\n".join([_HEAD, _counts(published), _LEGEND, links, "", *sections])
 
 

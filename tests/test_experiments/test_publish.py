@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from experiments.studies import readme_tables, registry
-from experiments.studies.claims import Claim
+from experiments.studies import findings_text, publish, registry, result_tables
+from experiments.studies.evidence import Evidence
+from experiments.studies.finding_rows import finding_row
+from experiments.studies.result_tables import Published
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
+E1 = registry.study("E1")
 
 
 def write_result(folder: Path, **changes: object) -> Path:
-    """Writes a made-up result of E1 on base: one claim replicates, another is not testable."""
-    evidence = {"value": 0.75, "low": 0.625, "high": 0.875, "n": 20, "p": 0.0001}
-    texts = {"paper": "old", "test": "old", "null": 0.5, "side": "above"}
-    findings = {
-        "gender_upper": texts | {"ours": evidence, "verdict": "replicates", "why": ""},
-        "gender_rises": texts
-        | {"ours": None, "verdict": "not testable here", "why": "no words | no test"},
-    }
+    """Writes a made-up result of E1 on base with the current claims."""
+    findings = {key: finding_row(claim.judge(None)) for key, claim in E1.claims.items()}
+    evidence = Evidence(0.75, 0.625, 0.875, n=18, p=0.0001, error=0.05, floor=0.7, q=0.0002)
+    findings["gender_upper"] = finding_row(E1.claims["gender_upper"].judge(evidence))
+    findings["gender_rises"] = finding_row(E1.claims["gender_rises"].judge(None, "no | test"))
     provenance = {
         "model": {"name": "base"},
         "commit": "0123456789",
@@ -33,7 +33,8 @@ def write_result(folder: Path, **changes: object) -> Path:
         "title": "old title",
         "about": "old text",
         "quick": False,
-        "figures": ["map"],
+        "version": E1.version,
+        "figures": ["forest", "map"],
         "findings": findings,
         "numbers": {"n": 3, "table": {"decoder.attn.z": {"top_k": 0.5}}},
         "seconds": {"this_run": 9.0, "items_when_made": 8.0, "cpu": 7.0},
@@ -42,74 +43,129 @@ def write_result(folder: Path, **changes: object) -> Path:
     }
     file = folder / "E1" / "result.json"
     file.parent.mkdir(parents=True)
-    (file.parent / "map.png").write_bytes(b"png")
+    for name in ("forest", "map"):
+        (file.parent / f"{name}.png").write_bytes(b"png")
     file.write_text(json.dumps(result | changes))
     return file
 
 
+def published(tmp_path: Path) -> Published:
+    publish.publish(write_result(tmp_path / "out"), tmp_path / "docs")
+    return publish.load_results(tmp_path / "docs")
+
+
 def test_a_published_result_is_in_both_tables(tmp_path):
-    readme_tables.publish(write_result(tmp_path / "out"), tmp_path / "docs")
-    results = readme_tables.load_results(tmp_path / "docs")
-    claims = registry.study("E1").claims
-    statement = claims["gender_upper"].statement
-    assert readme_tables.claims_table(results).splitlines()[2:] == [
-        f"| E1 | {statement} (94.6 % at layer 25 of 32) |  | yes: 0.75 [0.62, 0.88] |",
-        f"| E1 | {claims['gender_rises'].statement} |  | — |",
-    ]
-    page = readme_tables.results_page(results)
-    assert "yes: 0.75 [0.62, 0.88], n 20, p < 0.001" in page
-    assert r"— no words \| no test" in page
+    results = published(tmp_path)
+    table = result_tables.verdicts(results)
+    statement = E1.claims["gender_upper"].statement
+    row = next(line for line in table.splitlines() if statement in line)
+    assert row.endswith(
+        "|  | 75 % [62, 88], 18 speakers, adjusted p < 0.001; fewer than 20 speakers; "
+        f"° {E1.claims['gender_upper'].floor}: 70 % | base: ◐ weaker ° |"
+    )
+    assert r"| — no \| test | base: × untestable |" in table
+    n_untestable = len(E1.claims) - 1
+    assert (
+        f"base: 0 claims supported, 1 weaker, 0 contradicted, 0 undecided, {n_untestable}" in table
+    )
+    page = result_tables.results_page(results)
     assert "![E1, base: map](e1_base/map.png)" in page
+    assert "![E1: forest plot of all claims](forest/e1.png)" in page
     assert "| base | top k |\n|---|---|\n| decoder.attn.z | 0.5 |" in page
     assert "`jaxasr reproduce E1`, seed 0, commit 01234567, 7 s of a CPU core; n 3" in page
     assert (tmp_path / "docs" / "e1_base" / "map.png").read_bytes() == b"png"
+    assert not (tmp_path / "docs" / "e1_base" / "forest.png").exists()
+
+
+def test_missing_runs_are_named(tmp_path):
+    assert "E1 tiny.en (there is no run)" in result_tables.verdicts(published(tmp_path))
 
 
 def test_texts_come_from_the_study_and_numbers_from_the_result(tmp_path, monkeypatch):
-    readme_tables.publish(write_result(tmp_path / "out"), tmp_path / "docs")
-    study, claim = registry.study("E1"), Claim("a | b", "new numbers", "new test", null=0.1)
-    claims = {**study.claims, "gender_upper": claim}
-    new_study = dataclasses.replace(study, title="new title", claims=claims)
-    monkeypatch.setattr(registry, "study", lambda name: new_study)
-    page = readme_tables.results_page(readme_tables.load_results(tmp_path / "docs"))
-    assert r"| a \| b | new numbers | new test | above 0.5 |  | yes: 0.75" in page
+    publish.publish(write_result(tmp_path / "out"), tmp_path / "docs")
+    new = dataclasses.replace(E1.claims["gender_upper"], statement="a | b", test="new test")
+    study = dataclasses.replace(E1, title="new title", claims={**E1.claims, "gender_upper": new})
+    registered = registry.study
+    monkeypatch.setattr(registry, "study", lambda name: study if name == "E1" else registered(name))
+    page = result_tables.results_page(publish.load_results(tmp_path / "docs"))
+    assert r"| a \| b |" in page
+    assert "new test" in page
     assert "**new title.**" in page
-    assert not any(text in page for text in ("old title", "old text", "| old |"))
+    assert not any(text in page for text in ("old title", "old text"))
 
 
-def test_a_claim_that_its_study_no_longer_has_is_an_error(tmp_path):
-    finding = {"ours": None, "verdict": "replicates", "why": ""}
-    file = write_result(tmp_path / "out", findings={"gone": finding})
-    readme_tables.publish(file, tmp_path / "docs")
-    with pytest.raises(ValueError, match=r"result\.json: E1 no longer has the claim gone"):
-        readme_tables.load_results(tmp_path / "docs")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"version": 0}, "version 0 of its run has been replaced"),
+        (
+            {"findings": {"gone": {"least": 0.0, "verdict": "weaker"}}},
+            "are new or have been removed",
+        ),
+        ({"findings": {"gender_upper": {"verdict": "replicates"}}}, "an earlier version"),
+    ],
+)
+def test_results_of_other_claims_have_no_verdict(tmp_path, change, reason):
+    file = write_result(tmp_path / "out", **change)
+    with pytest.raises(
+        ValueError, match=f"expected a result of the current claims, but .*{reason}"
+    ):
+        publish.publish(file, tmp_path / "docs")
+    folder = tmp_path / "docs" / "e1_base"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(file.read_text())
+    results = publish.load_results(tmp_path / "docs")
+    assert "E1" not in results.results
+    assert reason in results.missing["E1 base"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("null", 0.6), ("least", 0.9), ("unit", "")])
+def test_a_changed_claim_needs_a_new_run(tmp_path, field, value):
+    result = json.loads(write_result(tmp_path / "out").read_text())
+    result["findings"]["gender_upper"][field] = value
+    assert publish.outdated(E1, result) == f"the claim gender_upper has another {field}"
 
 
 @pytest.mark.parametrize("changes", [{"quick": True}, {"provenance": {"commit": "0123+"}}])
 def test_a_run_that_cannot_be_repeated_is_not_published(tmp_path, changes):
     with pytest.raises(ValueError, match="full run of committed code"):
-        readme_tables.publish(write_result(tmp_path / "out", **changes), tmp_path / "docs")
+        publish.publish(write_result(tmp_path / "out", **changes), tmp_path / "docs")
 
 
 def test_the_table_is_replaced_between_its_marks():
-    begin, end = readme_tables.BEGIN, readme_tables.END
+    begin, end = result_tables.BEGIN, result_tables.END
     page = f"above\n{begin}\nold\n{end}\nbelow\n"
-    once = readme_tables.replace_table(page, "new\n")
+    once = result_tables.replace_table(page, "new\n")
     assert once == f"above\n{begin}\n\nnew\n\n{end}\nbelow\n"
-    assert readme_tables.replace_table(once, "new\n") == once
+    assert result_tables.replace_table(once, "new\n") == once
     with pytest.raises(ValueError, match="expected the lines"):
-        readme_tables.replace_table("nothing", "new")
+        result_tables.replace_table("nothing", "new")
+
+
+def test_placeholders_are_filled_from_results(tmp_path):
+    results = published(tmp_path)
+    assert findings_text.fill("so {E1.base.gender_upper}.", results).startswith(
+        "so **◐ weaker °** (75 % [62, 88], 18 speakers; fewer than 20 speakers; "
+    )
+    assert findings_text.fill("{E1.base.numbers.table.decoder}", Published({}, {})) == "not yet run"
+    assert findings_text.fill("{E1.base.numbers.n}", results) == "3"
+    assert "`jaxasr reproduce E1`" in findings_text.fill("{E1.base}", results)
+    assert findings_text.fill("{E1.tiny.en.gender_upper}", results) == "not yet run"
+
+
+@pytest.mark.parametrize(
+    "placeholder", ["E1.base.gender", "E99.base.top", "E1.large.top", "E1.base.numbers.m"]
+)
+def test_unknown_placeholders_are_refused(tmp_path, placeholder):
+    with pytest.raises(ValueError, match=r"findings\.template\.md"):
+        findings_text.fill(f"{{{placeholder}}}", published(tmp_path))
 
 
 def test_the_pages_show_the_committed_results():
-    results = readme_tables.load_results(RESULTS)
-    verdicts = (RESULTS / "verdicts.md").read_text(encoding="utf-8")
-    table = readme_tables.claims_table(results)
-    assert readme_tables.replace_table(verdicts, table) == verdicts
-    page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    assert readme_tables.results_page(results) == page
+    for name, text in publish.pages(publish.load_results(RESULTS), RESULTS).items():
+        assert (RESULTS / name).read_text(encoding="utf-8") == text, name
 
 
 def test_published_figures_are_small():
-    sizes = [file.stat().st_size for file in RESULTS.glob("*_*/*.png")]
+    sizes = [file.stat().st_size for file in RESULTS.glob("*/*.png")]
     assert max(sizes, default=0) < 250_000

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from experiments import cli
 from experiments.item_cache import ItemCache, short_hash
 from experiments.studies import registry, reproduce as studies, study_page
-from experiments.studies.claims import SUPPORTED, Claim
+from experiments.studies.claims import SUPPORTED, VERDICTS, Claim
+from experiments.studies.finding_rows import SIGNS
 from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
 
 HOSTILE_TEXT = "<script>alert(1)</script> & <b>"  # a page must escape it
@@ -183,7 +184,8 @@ def test_a_run_writes_its_result_and_an_escaped_page(tmp_path):
     names, values = ([text for _, text in page.of(tag)] for tag in ("dt", "dd"))
     assert HOSTILE_TEXT in dict(zip(names, values))["first"]
     badges = [text for a, text in page.of("span") if "badge" in a.get("class", "")]
-    assert badges == [SUPPORTED]
+    assert badges == [*(f"{SIGNS[verdict]} {verdict}" for verdict in VERDICTS), "● supported"]
+    assert next(a["alt"] for a, _ in page.of("img")).startswith("The estimate of each claim")
     assert all(a["src"].startswith("data:image/png") for a, _ in page.of("img"))
     statements = [text for _, text in page.of("h3")]
     assert CLAIM.statement in statements
@@ -208,7 +210,9 @@ def test_a_failed_study_is_reported_and_the_others_run(tmp_path, monkeypatch):
     html = (tmp_path / "index.html").read_text()
     index = Outline(html)
     badges = [a["class"] for a, _ in index.of("span") if "badge" in a.get("class", "")]
-    assert badges == ["badge b-no", "badge b-yes"]
+    legend = [f"badge b-{verdict}" for verdict in VERDICTS]
+    assert badges == [*legend, "badge b-failed", "badge b-supported"]
+    assert "1 claim supported, 0 weaker" in html
     assert "ZeroDivisionError" in html
     assert [a["href"] for a, _ in index.of("a")] == ["E2/index.html"]
     monkeypatch.setattr(registry, "study", lambda name: fake_study())
