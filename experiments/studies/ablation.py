@@ -279,7 +279,7 @@ def cell_names(arrays: xr.Dataset | xr.DataArray) -> list[str]:
         >>> cell_names(xr.Dataset(coords=cells))
         ['cross head 0.2', 'MLP 3']
     """
-    names: Mapping[str, str] = PART_NAMES
+    names: dict[str, str] = {**PART_NAMES}
     cells = zip(arrays.site.values, arrays.layer.values, arrays["head"].values)
     return [
         f"{names[str(site)]} {layer}" + (f".{head}" if head >= 0 else "")

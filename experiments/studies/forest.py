@@ -253,7 +253,10 @@ def _draw_interval(axes: "Axes", y: float, row: Row, limits: tuple[float, float]
         axes.hlines(y, low, high, color=colour, linewidth=2.2, zorder=2)
     # The empty part of a marker is white, so that it covers the interval below it.
     fill = {UNDECIDED: "white"}.get(row["verdict"], colour)
-    style: dict[str, Any] = {"fillstyle": "left" if row["verdict"] == WEAKER else "full", "markerfacecolor": fill}
+    style: dict[str, Any] = {
+        "fillstyle": "left" if row["verdict"] == WEAKER else "full",
+        "markerfacecolor": fill,
+    }
     style |= {"marker": _MARKERS[row["verdict"]], "markersize": 6.5, "markerfacecoloralt": "white"}
     axes.plot(scale * evidence["value"], y, color=colour, zorder=3, **style)
 

@@ -123,11 +123,17 @@ def _counts(published: Published) -> str:
             rows = (row for result in results for row in result["findings"].values())
             lines.append(f"{model}: {finding_rows.summarise(rows)}\n")
     if published.missing:
-        runs = "; ".join(f"{run} ({reason})" for run, reason in published.missing.items())
-        lines.append(
-            f"Not in the tables, because a run of the current claims is missing: {runs}.\n"
-        )
+        lines.append("A run of the current claims is missing for these studies:\n")
+        lines.append("\n".join(_missing_runs(published.missing)) + "\n")
     return "\n".join(lines)
+
+
+def _missing_runs(reasons: Mapping[str, str]) -> list[str]:
+    """Returns a line of Markdown per reason, with all runs that have it."""
+    runs_of: dict[str, list[str]] = {}
+    for run, reason in reasons.items():
+        runs_of.setdefault(reason, []).append(run)
+    return [f"* {', '.join(runs)}: {reason}" for reason, runs in runs_of.items()]
 
 
 def _section(name: str, by_model: Mapping[str, Result]) -> str:

@@ -69,7 +69,7 @@ def transcribe(asr: Recogniser, reading: Reading) -> Arrays:
     prompts = np.tile(asr.tokenizer.prompt("en"), (len(clips), 1))
     texts = asr.generate(memory, prompts, max_new_tokens=_MAX_NEW_TOKENS).text
     sentences = {"carrier": CARRIER, "alone": "{}"}
-    outcomes: dict[str, str] = dict.fromkeys(CONDITIONS, MISSING)
+    outcomes = {str(name): MISSING for name in CONDITIONS}
     for name, text in zip(clips, texts):
         sentence = sentences.get(name, reading.pair.sentence)
         outcomes[name] = outcome(text, dataclasses.replace(reading.pair, sentence=sentence))
