@@ -155,7 +155,8 @@ def _print(results: dict[str, dict[str, Any] | None], out: Path, json: bool) -> 
     for column in ("", "verdict", "claim", "paper", "here"):
         table.add_column(column, overflow="fold", no_wrap=column in ("", "verdict"))
     for name, row in rows:
-        here = "; ".join([finding_rows.format_evidence(row), *finding_rows.notes(row)])
+        texts = [finding_rows.format_evidence(row), *finding_rows.notes(row)]
+        here = "; ".join(text for text in texts if text != "—")
         cells = (name, finding_rows.format_verdict(row), row["statement"], row["paper"], here)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console = standard_output()
