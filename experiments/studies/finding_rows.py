@@ -37,8 +37,8 @@ MEANINGS = {
 LEGEND = (
     "Each claim states its null, its least effect (the smallest one worth having) and its test "
     "before the run. Intervals of counts are exact. All others are bootstraps of speakers, "
-    "sentences or sources. ° marks an estimate that is no better than a baseline, which is named next "
-    f"to it. A row with fewer than {FEW_UNITS} independent units says so."
+    "sentences or sources. ° marks an estimate that is no better than a baseline, which is named "
+    f"next to it. A row with fewer than {FEW_UNITS} independent units says so."
 )
 _MAX_DECIMALS = 4
 
