@@ -28,6 +28,7 @@ from interventions.stats import Interval
 CLAIM = Claim("a", "b", "c", null=0.0, least=0.2)
 OF_PAPER = dataclasses.replace(CLAIM, least=None, paper_value=0.6)
 N_RUNS = 300
+N_NULL_RUNS = 150
 
 
 def evidence(value, low, high, n=30, **others):
@@ -104,7 +105,7 @@ def test_each_family_is_adjusted_separately():
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.9, 0.95])
 def test_intervals_of_shares_and_of_bounded_means_cover_the_truth(n, share):
     rng = np.random.default_rng(n)
-    values = rng.random((N_RUNS, n)) < share
+    values = rng.random((4000, n)) < share
     by_count = [share_evidence(np.arange(n) < count, null=0.5) for count in range(n + 1)]
     exact = [by_count[count] for count in values.sum(1)]
     assert np.mean([x.low <= share <= x.high for x in exact]) >= 0.93
@@ -127,15 +128,15 @@ def test_under_the_null_a_claim_is_rarely_supported(n):
     rng = np.random.default_rng(n)
     share = Claim("", "", "", null=0.5, paper_value=0.76)
     runs = {
-        "mean": [CLAIM.judge_mean(row) for row in rng.normal(size=(N_RUNS, n))],
-        "share": [share.judge_share(row) for row in rng.random((N_RUNS, n)) < 0.5],
+        "mean": [CLAIM.judge_mean(row) for row in rng.normal(size=(N_NULL_RUNS, n))],
+        "share": [share.judge_share(row) for row in rng.random((N_NULL_RUNS, n)) < 0.5],
         "paired": [
-            CLAIM.judge(paired_evidence(*rows)) for rows in rng.random((N_RUNS, 2, n)) < 0.5
+            CLAIM.judge(paired_evidence(*rows)) for rows in rng.random((N_NULL_RUNS, 2, n)) < 0.5
         ],
         "cost": [
             # One recording in ten changes; the true mean is the margin.
             Claim("", "", "", null=0.02, side="below", least=0.02).judge_mean(row, bounds=(-1, 1))
-            for row in (rng.random((N_RUNS, n)) < 0.1) * 0.2
+            for row in (rng.random((N_NULL_RUNS, n)) < 0.1) * 0.2
         ],
     }
     for kind, findings in runs.items():
