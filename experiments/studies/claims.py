@@ -64,6 +64,13 @@ class Claim:
     family: str = PRIMARY
     floor: str = ""
 
+    def __post_init__(self) -> None:
+        if self.least is None and self.paper_value is None:
+            raise ValueError(
+                f"least: expected the smallest value worth having, got None for the claim "
+                f"{self.statement!r}. Give least= or paper_value=."
+            )
+
     def judge(self, evidence: Evidence | None, reason: str = "") -> "Finding":
         """Derives the verdict from evidence.
 
@@ -124,7 +131,8 @@ class Claim:
         """The smallest value worth having: `least`, or half the way to the paper's number."""
         if self.least is not None:
             return self.least
-        return self.null if self.paper_value is None else (self.null + self.paper_value) / 2
+        assert self.paper_value is not None  # checked by the constructor
+        return (self.null + self.paper_value) / 2
 
     def _detect(self, evidence: Evidence) -> float | None:
         """Returns the smallest true value that as many units show in four runs of five."""

@@ -73,6 +73,11 @@ def test_a_cost_must_stay_below_its_margin(high, verdict):
     assert claim.judge(evidence(0.1, 0.03, 0.2)).verdict == CONTRADICTED
 
 
+def test_a_claim_states_the_smallest_value_worth_having():
+    with pytest.raises(ValueError, match="least: expected the smallest value worth having"):
+        Claim("a", "b", "c")
+
+
 def test_an_untestable_claim_has_the_reason():
     few = dataclasses.replace(CLAIM, units="loops")
     assert few.judge(evidence(0.5, 0.1, 0.9, n=3)).why == "3 loops; at least 10 are needed"

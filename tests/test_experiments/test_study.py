@@ -20,7 +20,7 @@ from experiments.studies.finding_rows import SIGNS
 from experiments.studies.study import Analysis, Settings, Study, choice, layers_in_band, paper
 
 HOSTILE_TEXT = "<script>alert(1)</script> & <b>"  # a page must escape it
-CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", min_units=3)
+CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", least=0.1, min_units=3)
 
 
 @dataclasses.dataclass(frozen=True)
