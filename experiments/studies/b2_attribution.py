@@ -287,7 +287,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "all": {"seconds": 2.5},
+        "all": {"seconds": 2.0},
         "here": {"n": 10, "seconds": 2.5, "corruptions": (WHITE_NOISE,)},
         "builtin": {"n": 8, "seconds": 2.5, "corruptions": (WHITE_NOISE,)},
         "quick": {"n": 2, "window_s": 1.25, "sites": QUICK_SITES},
