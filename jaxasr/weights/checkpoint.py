@@ -38,6 +38,7 @@ class LazyTensor:
         shape: shape of the tensor.
         dtype: name of its type.
         read: reads the tensor as a NumPy array of `shape`.
+        origin: its name in the file and the name of the file, for error messages. Empty: unknown.
 
     Example:
         >>> LazyTensor((2,), "float32", lambda: np.zeros(2, np.float32)).read()
@@ -47,6 +48,7 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+    origin: str = ""
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -83,6 +85,11 @@ class Tensors(Mapping[str, np.ndarray]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of a tensor without reading it."""
         return self.entries[name].shape
+
+    def describe(self, name: str) -> str:
+        """Returns the shape of a tensor, with its name in the file if that is known."""
+        entry = self.entries[name]
+        return f"{list(entry.shape)}{f' ({entry.origin})' if entry.origin else ''}"
 
     @property
     def nbytes(self) -> int:

@@ -3,18 +3,18 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from jaxasr.config import SAMPLE_RATE, Config
 from jaxasr.languages import LANGUAGES
 from jaxasr.model import Whisper
-from jaxasr.weights import huggingface, tokenizer_files
+from jaxasr.weights import huggingface, tensor_files, tokenizer_files
 from jaxasr.weights.assemble import convert_layout, parameters_by_name, tensor_name
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
@@ -24,7 +24,11 @@ _ENGLISH_VOCAB, _MULTILINGUAL_VOCAB = 51_864, 51_865
 
 
 def save(
-    model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Checkpoint | None = None
+    model_or_asr: Any,
+    folder: str | os.PathLike[str],
+    *,
+    checkpoint: Checkpoint | None = None,
+    shard_bytes: int = 10_000_000_000,
 ) -> Path:
     """Saves weights, configuration and tokenizer as a Hugging Face folder.
 
@@ -36,6 +40,8 @@ def save(
         folder: a folder that does not exist or is empty.
         checkpoint: source of the tokenizer, alignment heads and suppressed tokens. None: the
             checkpoint of the `Recogniser`. A `Whisper` is then saved without them.
+        shard_bytes: most bytes of a weight file. Larger models are saved as several files with an
+            index. Every Whisper fits into one file of the default size.
 
     Returns:
         The folder.
@@ -64,7 +70,7 @@ def save(
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write_files(model, partial, checkpoint)
+        _write_files(model, partial, checkpoint, shard_bytes)
         partial.replace(folder)
     except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
@@ -77,10 +83,12 @@ def save(
     return folder
 
 
-def _write_files(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
+def _write_files(
+    model: Whisper, folder: Path, checkpoint: Checkpoint | None, shard_bytes: int
+) -> None:
     config = model.config
-    tensors = {huggingface.from_openai(name): array for name, array in to_tensors(model).items()}
-    save_file(tensors, folder / huggingface.WEIGHTS, metadata={"format": "pt"})
+    tensors = ((huggingface.from_openai(name), array) for name, array in _iterate_tensors(model))
+    tensor_files.write(tensors, folder, shard_bytes)
     _write_json(folder / "config.json", config_json(config))
     _write_json(folder / "generation_config.json", generation_json(config, checkpoint))
     _write_json(folder / "preprocessor_config.json", _make_preprocessor_json(config))
@@ -115,15 +123,14 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
         to_tensors(asr.model)["encoder.conv1.weight"].shape  # (384, 80, 3)
         ```
     """
-    tensors = {}
+    return dict(_iterate_tensors(model))
+
+
+def _iterate_tensors(model: Whisper) -> Iterator[tuple[str, np.ndarray]]:
     for parameter, array in parameters_by_name(model).items():
         name, array = tensor_name(parameter), np.asarray(jax.device_get(array))
-        layers = array if "{}" in name else array[None]
-        tensors |= {
-            name.format(i): np.ascontiguousarray(convert_layout(parameter, layer))
-            for i, layer in enumerate(layers)
-        }
-    return tensors
+        for i, layer in enumerate(array if "{}" in name else array[None]):
+            yield name.format(i), np.ascontiguousarray(convert_layout(parameter, layer))
 
 
 def _find_control_ids(config: Config) -> dict[str, int]:
