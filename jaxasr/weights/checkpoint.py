@@ -21,7 +21,8 @@ from jaxasr.weights.errors import convert_errors, file_error, short_repr
 _MAX_DIMENSIONS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
-    "n_text_ctx": 1 << 16,
+    "n_text_ctx": 1 << 20,
+    "n_text_mlp": 1 << 17,
     "n_audio_layer": 256,
     "n_text_layer": 256,
 }
@@ -150,12 +151,13 @@ class Checkpoint:
         return dataclasses.replace(self, **changes)
 
 
-def make_config(dims: dict[str, Any], path: object) -> Config:
+def make_config(dims: dict[str, Any], path: object, **others: Any) -> Config:
     """Returns the configuration with these dimensions.
 
     Args:
         dims: values by field of `Config`, as read from a file.
         path: the file, for error messages.
+        others: fields of `Config` that are not dimensions.
 
     Raises:
         WeightsError: a dimension is outside its limits, or the dimensions contradict each other.
@@ -172,8 +174,8 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
         # `isinstance` would accept True, which is an int.
         if not (type(value) is int and 0 < value <= limit):
             raise file_error(path, f"{name} between 1 and {limit}", short_repr(value))
-    with convert_errors(path, "the dimensions of a Whisper"):
-        return Config(**dims)
+    with convert_errors(path, "the dimensions of a model"):
+        return Config(**dims, **others)
 
 
 def check_features(folder: Path, config: Config) -> None:

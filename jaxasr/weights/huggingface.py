@@ -1,11 +1,19 @@
 """Reads a Hugging Face folder: `config.json`, and safetensors or `pytorch_model.bin` files."""
 
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxasr.config import Config
-from jaxasr.weights import files, tensor_files, tokenizer_files
+from jaxasr.families import FAMILIES, WHISPER
+from jaxasr.weights import (
+    files,
+    language_names,
+    language_settings,
+    tensor_files,
+    tokenizer_files,
+    whisper_names,
+)
 from jaxasr.weights.checkpoint import (
     PROJECTION,
     Checkpoint,
@@ -13,117 +21,16 @@ from jaxasr.weights.checkpoint import (
     Tensors,
     check_features,
     existing_heads,
-    make_config,
     tie_projection,
     with_positions,
 )
 from jaxasr.weights.errors import WeightsError, file_error, short_repr
 
-# Field of `Config` -> key of config.json.
-CONFIG_KEYS = {
-    "n_mels": "num_mel_bins",
-    "n_audio_ctx": "max_source_positions",
-    "n_audio_state": "d_model",
-    "n_audio_head": "encoder_attention_heads",
-    "n_audio_layer": "encoder_layers",
-    "n_vocab": "vocab_size",
-    "n_text_ctx": "max_target_positions",
-    "n_text_state": "d_model",
-    "n_text_head": "decoder_attention_heads",
-    "n_text_layer": "decoder_layers",
-}
-# Settings of config.json that change the arithmetic -> their only supported values.
-_REQUIRED_SETTINGS = {
-    "model_type": "whisper",
-    "activation_function": "gelu",
-    "scale_embedding": False,
-}
 
-# Names in transformers `modeling_whisper.py` -> names in openai/whisper `model.py`. They are whole
-# names, names of final norms, and names of modules in a layer.
-_WHOLE_NAMES = {
-    "encoder.embed_positions.weight": "encoder.positional_embedding",
-    "decoder.embed_positions.weight": "decoder.positional_embedding",
-    "decoder.embed_tokens.weight": "decoder.token_embedding.weight",
-}
-_HF_PROJECTION = "proj_out.weight"
-_STACK_NORMS = {"encoder.layer_norm": "encoder.ln_post", "decoder.layer_norm": "decoder.ln"}
-_LAYER_MODULES = {
-    "self_attn_layer_norm": "attn_ln",
-    "encoder_attn_layer_norm": "cross_attn_ln",
-    "final_layer_norm": "mlp_ln",
-    "fc1": "mlp.0",
-    "fc2": "mlp.2",
-} | {
-    f"{hf_module}.{projection}_proj": f"{module}.{name}"
-    for hf_module, module in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
-    for projection, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
-}
-# The inverse of `_LAYER_MODULES`.
-_HF_LAYER_MODULES = {module: hf_module for hf_module, module in _LAYER_MODULES.items()}
-
-
-def to_openai(name: str) -> str:
-    """Returns OpenAI's name of a tensor. Only removes the prefix `model.` of an unknown name.
-
-    Args:
-        name: name of the tensor in transformers.
-
-    Example:
-        >>> to_openai("model.decoder.layers.0.fc1.weight")
-        'decoder.blocks.0.mlp.0.weight'
-    """
-    short_name = name.removeprefix("model.")
-    if short_name in _WHOLE_NAMES:
-        return _WHOLE_NAMES[short_name]
-    stem, _, array_name = short_name.rpartition(".")
-    if stem in _STACK_NORMS:
-        return f"{_STACK_NORMS[stem]}.{array_name}"
-    layer = re.fullmatch(r"(encoder|decoder)\.layers\.(0|[1-9]\d*)\.(.+)", stem)
-    if layer and layer[3] in _LAYER_MODULES:
-        return f"{layer[1]}.blocks.{layer[2]}.{_LAYER_MODULES[layer[3]]}.{array_name}"
-    return short_name
-
-
-def from_openai(name: str) -> str:
-    """Returns the name of a tensor in transformers. This is the inverse of `to_openai`.
-
-    Args:
-        name: OpenAI's name of the tensor.
-
-    Returns:
-        The name, with the prefix `model.` unless the tensor is the output projection.
-
-    Example:
-        >>> from_openai("decoder.blocks.0.mlp.0.weight")
-        'model.decoder.layers.0.fc1.weight'
-    """
-    if name == PROJECTION:
-        return _HF_PROJECTION
-    for hf_name, openai_name in (_WHOLE_NAMES | _STACK_NORMS).items():
-        if name == openai_name or name.startswith(openai_name + "."):
-            return f"model.{hf_name}{name[len(openai_name) :]}"
-    layer = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
-    if not layer:
-        return f"model.{name}"
-    return f"model.{layer[1]}.layers.{layer[2]}.{_HF_LAYER_MODULES[layer[3]]}.{layer[4]}"
-
-
-def _read_config(settings: dict[str, Any], path: Path) -> Config:
-    for key, value in _REQUIRED_SETTINGS.items():
-        if settings.get(key, value) != value:
-            found = short_repr(settings[key])
-            raise file_error(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
-    missing = sorted({key for key in CONFIG_KEYS.values() if key not in settings})
-    if missing:
-        found = f"none of {', '.join(missing)}"
-        remedy = "Give the config.json of this checkpoint."
-        raise file_error(path, "a Whisper configuration", found, remedy)
-    return make_config({field: settings[key] for field, key in CONFIG_KEYS.items()}, path)
-
-
-def _rename_tensors(tensors: dict[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
-    entries = {to_openai(name): entry for name, entry in tensors.items()}
+def _rename_tensors(
+    tensors: dict[str, LazyTensor], rename: Callable[[str], str], path: Path
+) -> dict[str, LazyTensor]:
+    entries = {rename(name): entry for name, entry in tensors.items()}
     if len(entries) != len(tensors):
         found = f"{len(tensors)} tensors with {len(entries)} names"
         raise file_error(path, "every tensor once", found)
@@ -140,7 +47,8 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
             `tensor_files.WEIGHT_FILES` that exists.
 
     Raises:
-        WeightsError: a file is missing or damaged, or the model is not a Whisper.
+        WeightsError: a file is missing or damaged, or the family of the model is not
+            supported.
 
     Example:
         ```python
@@ -157,22 +65,19 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
             "Fetch it from the same place."
         )
     settings = files.read_json(path)
-    config = _read_config(settings, path)
+    family = settings.get("model_type", WHISPER)
+    if family not in (WHISPER, *FAMILIES):
+        expected = f"model_type = {', '.join(map(repr, (WHISPER, *FAMILIES)))}"
+        remedy = "Models of other types are not supported."
+        raise file_error(path, expected, short_repr(family), remedy)
     weight_files, tensors = tensor_files.find(folder, given)
-    entries = _rename_tensors(tensors, weight_files[0])
-    # The configuration may ask for a projection that the file lacks. `assemble` reports this error.
-    untied = settings.get("tie_word_embeddings") is False and _HF_PROJECTION not in entries
-    config = config.replace(tied=tie_projection(entries, _HF_PROJECTION) and not untied)
+    read_family = _read_whisper if family == WHISPER else _read_language_model
+    config, entries = read_family(settings, path, tensors)
     check_features(folder, config)
     generation = folder / "generation_config.json"
     if generation.is_file():
         settings = settings | files.read_json(generation)
-    heads = files.layer_head_pairs(settings, "alignment_heads", generation)
-
-    def ids(key: str) -> tuple[int, ...] | None:
-        return files.token_ids(settings, key, generation, config.n_vocab)
-
-    return Checkpoint(
+    checkpoint = Checkpoint(
         config=config,
         tensors=Tensors(with_positions(entries, config)),
         name=name,
@@ -180,7 +85,51 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
         format="huggingface",
         weight_files=weight_files,
         tokenizer_file=tokenizer_files.find(folder),
-        alignment_heads=existing_heads(heads, config, generation),
+    )
+    with_settings = _with_whisper_settings if family == WHISPER else _with_end_of_text
+    return with_settings(checkpoint, settings, generation)
+
+
+def _read_whisper(
+    settings: dict[str, Any], path: Path, tensors: dict[str, LazyTensor]
+) -> tuple[Config, dict[str, LazyTensor]]:
+    config = whisper_names.read_config(settings, path)
+    entries = _rename_tensors(tensors, whisper_names.to_openai, path)
+    # The configuration may ask for a projection that the file lacks. `assemble` reports this error.
+    projection = whisper_names.HF_PROJECTION
+    untied = settings.get("tie_word_embeddings") is False and projection not in entries
+    return config.replace(tied=tie_projection(entries, projection) and not untied), entries
+
+
+def _read_language_model(
+    settings: dict[str, Any], path: Path, tensors: dict[str, LazyTensor]
+) -> tuple[Config, dict[str, LazyTensor]]:
+    config = language_settings.read_config(settings, path)
+    entries = _rename_tensors(
+        tensors, lambda name: language_names.to_checkpoint(name, config.family), path
+    )
+    # A file with both is untied, even if they are equal: comparing them would read gigabytes.
+    is_tied = language_settings.is_tied(settings) and PROJECTION not in entries
+    return config.replace(tied=is_tied), entries
+
+
+def _with_whisper_settings(
+    checkpoint: Checkpoint, settings: dict[str, Any], path: Path
+) -> Checkpoint:
+    config = checkpoint.config
+    heads = files.layer_head_pairs(settings, "alignment_heads", path)
+
+    def ids(key: str) -> tuple[int, ...] | None:
+        return files.token_ids(settings, key, path, config.n_vocab)
+
+    return checkpoint.replace(
+        alignment_heads=existing_heads(heads, config, path),
         suppress_ids=ids("suppress_tokens"),
         suppress_ids_begin=ids("begin_suppress_tokens"),
     )
+
+
+def _with_end_of_text(checkpoint: Checkpoint, settings: dict[str, Any], path: Path) -> Checkpoint:
+    eos = language_settings.read_end_of_text(settings)
+    ids = files.token_ids({"eos_token_id": eos}, "eos_token_id", path, checkpoint.config.n_vocab)
+    return checkpoint.replace(config=checkpoint.config.replace(eos=ids or ()))

@@ -78,6 +78,8 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
         with_defaults(checkpoint).alignment_heads  # those of tiny.en
         ```
     """
+    if checkpoint.config.audio_language is not None:
+        return checkpoint  # only a Whisper has alignment heads and a packaged tokenizer
     if checkpoint.tokenizer_file is None:
         checkpoint = checkpoint.replace(tokenizer_file=_find_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:

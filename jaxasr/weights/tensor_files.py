@@ -178,10 +178,9 @@ def write(tensors: Iterable[tuple[str, np.ndarray]], folder: Path, shard_bytes: 
         (folder / _UNNAMED_SHARD.format(0)).rename(folder / WEIGHTS)
         return
     # The number of shards is part of their names, and is known only now.
-    files_of_shards = [
-        f"model-{i + 1:05}-of-{len(sizes):05}.safetensors" for i in range(len(sizes))
-    ]
-    for i, file in enumerate(files_of_shards):
+    n = len(sizes)
+    names = [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
+    for i, file in enumerate(names):
         (folder / _UNNAMED_SHARD.format(i)).rename(folder / file)
     index = {
         "metadata": {"total_size": sum(sum(shard.values()) for shard in sizes)},

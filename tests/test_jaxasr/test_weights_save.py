@@ -9,7 +9,7 @@ import pytest
 
 from jaxasr.config import SIZES
 from jaxasr.weights import WeightsError, assemble, read_checkpoint, save, saving, tensor_files
-from jaxasr.weights.huggingface import from_openai, to_openai
+from jaxasr.weights.whisper_names import from_openai, to_openai
 
 
 @pytest.fixture
