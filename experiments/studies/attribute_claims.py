@@ -2,19 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from experiments.studies.claims import SECONDARY, Claim, Finding
-from experiments.studies.evidence import Evidence
 from experiments.studies.probing import ProbingSettings, questions, rows_of
-from experiments.studies.probing_analysis import (
-    accuracy,
-    group_evidence,
-    judge_question,
-    layers_between,
-)
+from experiments.studies.probing_analysis import accuracy, judge_question, layers_between
 
 # Ranges of relative depth. `UPPER_DEPTHS` contains the paper's best layers, 22 to 27 of 32.
 UPPER_DEPTHS, SHALLOW_DEPTHS = (0.69, 0.91), (0, 0.35)
@@ -139,8 +134,7 @@ def judge_claims(arrays: xr.Dataset, config: ProbingSettings) -> dict[str, Findi
     """Judges `CLAIMS`.
 
     Args:
-        arrays: from `experiments.studies.probing.concatenate`. If accents were probed, it also has
-            `accent_null`, the accuracies of permuted labels.
+        arrays: from `experiments.studies.probing.concatenate`.
         config: has the seed of the bootstrap.
 
     Returns:
@@ -174,7 +168,7 @@ def judge_claims(arrays: xr.Dataset, config: ProbingSettings) -> dict[str, Findi
 
 
 def _judge_accent(arrays: xr.Dataset, config: ProbingSettings) -> Finding:
-    """Judges the accent by speakers, with the p-value of permuted labels."""
+    """Judges the accent by speakers. Its null depends on the number of accents."""
     claim = CLAIMS["accent_upper"]
     if "accent" in questions(arrays):
         n_accents = len(set(rows_of(arrays, "accent").label.values))
@@ -182,15 +176,29 @@ def _judge_accent(arrays: xr.Dataset, config: ProbingSettings) -> Finding:
             null = 1 / n_accents
             least = (null + 1) / 2
             claim = dataclasses.replace(claim, null=null, paper_value=None, least=least)
+    return judge_question(
+        claim, arrays, "accent", _upper, config, bounds=(0.0, 1.0), floor=EMBEDDING
+    )
 
-    def statistic(rows: xr.Dataset) -> Evidence:
-        evidence = group_evidence(_upper(rows), claim.null, (0.0, 1.0), config.seed)
-        if "accent_null" not in arrays:
-            return evidence
-        p = permutation_p(evidence.value, arrays.accent_null.values)
-        return dataclasses.replace(evidence, p=p)
 
-    return judge_question(claim, arrays, "accent", statistic, config, floor=EMBEDDING)
+def summarize_permuted_accents(arrays: xr.Dataset) -> dict[str, Any]:
+    """Compares the accuracy on accents with that on accents permuted over speakers.
+
+    No verdict depends on these numbers. Permuted accents test whether speakers of one accent are
+    more alike than others, and the claim is about the accuracy on further speakers.
+
+    Args:
+        arrays: results of E1.
+
+    Returns:
+        The mean accuracy for permuted accents, and the two-sided p-value of the accuracy among
+        them. Empty if accents were not probed.
+    """
+    if "accent_null" not in arrays:
+        return {}
+    permuted = arrays.accent_null.values
+    p = permutation_p(float(_upper(rows_of(arrays, "accent")).mean()), permuted)
+    return {"permuted_accents": {"mean": float(permuted.mean()), "n": len(permuted), "p": p}}
 
 
 def permutation_p(value: float, permuted: Sequence[float] | np.ndarray) -> float:

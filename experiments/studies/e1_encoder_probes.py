@@ -13,7 +13,12 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing, speaker_attributes as attributes
-from experiments.studies.attribute_claims import CLAIMS, UPPER_DEPTHS, judge_claims
+from experiments.studies.attribute_claims import (
+    CLAIMS,
+    UPPER_DEPTHS,
+    judge_claims,
+    summarize_permuted_accents,
+)
 from experiments.studies.features import encoder_features
 from experiments.studies.probing import ProbingSettings, Untestable
 from experiments.studies.probing_analysis import summarize_probes
@@ -38,7 +43,7 @@ class Config(ProbingSettings):
         100.0, "λ of λ/2 ‖W‖², that of docs/results/probes.md, where it was fixed beforehand"
     )
     per_speaker: int = choice(2, "recordings per speaker, because more of them add little")
-    permutations: int = choice(399, "random labels of speakers, the null of the accents' accuracy")
+    permutations: int = choice(399, "random labels of speakers, whose accuracy is reported")
     per_gender: int = paper(1250, "2,000 utterances to train, 500 to test")
     accents: tuple[str, ...] | None = paper(
         ("New Zealand", "Welsh", "South African", "Indian"), "four accents; no corpus is named"
@@ -188,7 +193,8 @@ def _probe_features(
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` by one number per speaker, or per noise for the claims about added noise."""
-    return Analysis(judge_claims(arrays, config), summarize_probes(arrays))
+    numbers = summarize_probes(arrays) | summarize_permuted_accents(arrays)
+    return Analysis(judge_claims(arrays, config), numbers)
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:

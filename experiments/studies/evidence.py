@@ -45,7 +45,7 @@ def mean_evidence(
     bounds: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> Evidence:
-    """Estimates a mean with the bootstrap-t interval of `interventions.stats.cluster_mean`.
+    """Estimates a mean with the bootstrap-t interval of `interventions.stats.cluster_test`.
 
     Args:
         values: one number per example; examples that are NaN are dropped.
@@ -63,7 +63,7 @@ def mean_evidence(
         >>> evidence.n, evidence.low > 0
         (6, True)
     """
-    from interventions.stats import cluster_mean, cluster_test
+    from interventions.stats import cluster_test
 
     x = np.asarray(values, float)
     units = np.arange(len(x)) if clusters is None else np.asarray(clusters)
@@ -71,9 +71,8 @@ def mean_evidence(
     x, units = x[finite], units[finite]
     if len(np.unique(units)) < 2:
         return Evidence(x.mean() if x.size else np.nan, np.nan, np.nan, len(np.unique(units)))
-    interval = cluster_mean(x, units, bounds=bounds, seed=seed)
     test = cluster_test(x, units, null, bounds=bounds, seed=seed)
-    return Evidence(*interval, p=test.p, error=test.error)
+    return Evidence(*test.interval, p=test.p, error=test.error)
 
 
 def share_evidence(

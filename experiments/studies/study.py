@@ -103,14 +103,9 @@ class Study:
         analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses neither the model nor
             the recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
-    <<<<<<< HEAD
-        presets: changed settings by preset. "all" (if missing: "here") is for all recordings,
-            "here" for a small model, "builtin" for the package's. "quick" is applied after another.
-    =======
         presets: changed settings by preset. "all" uses every recording at hand, "here"
             is for a folder of recordings and a small model, "builtin" for the recordings of the
-            package. "quick" is applied after another preset.
-    >>>>>>> verdicts
+            package. "quick" is applied after another preset. Without "all", "here" replaces it.
         claims: the tested claims by key. `analyse` returns one finding for each claim.
         differs: differences between our method and the paper's.
         version: number to increase when `run` changes, so that `cache` ignores old items.

@@ -57,23 +57,21 @@ def cluster_mean(
     mean, n_clusters = float(sums.sum() / counts.sum()), len(sums)
     if np.ptp(sums / counts) == 0:
         return _without_spread(mean, n_clusters, bounds, level)
-    error, t = _studentised_means(sums, counts, n, seed)
-    t_low, t_high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    low, high = mean - t_high * error, mean - t_low * error
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Interval(mean, float(low), float(high), n_clusters)
+    low, high = _interval_ends(mean, *_studentised_means(sums, counts, n, seed), bounds, level)
+    return Interval(mean, low, high, n_clusters)
 
 
 class ClusterTest(NamedTuple):
     """The test of a mean over clusters.
 
     Attributes:
+        interval: the mean and its 95 % interval, from the same draws as the p-value.
         p: two-sided p-value.
         error: standard error of the mean. If all clusters agree, half the width of the interval,
             divided by 1.96.
     """
 
+    interval: Interval
     p: float
     error: float
 
@@ -98,8 +96,9 @@ def cluster_test(
         seed: seed of the draws.
 
     Returns:
-        The p-value and the standard error. For equal arguments, p is below 0.05 if and only if the
-        95 % interval of `cluster_mean` excludes the null, up to the resolution of the draws.
+        The interval, which is that of `cluster_mean`, the p-value and the standard error. The
+        p-value is below 0.05 if and only if the interval excludes the null, up to the resolution of
+        the draws.
 
     Example:
         >>> from interventions import stats
@@ -112,12 +111,14 @@ def cluster_test(
     if np.ptp(sums / counts) == 0:
         interval = _without_spread(mean, n_clusters, bounds, 0.95)
         p = _p_without_spread(mean, null, n_clusters, bounds)
-        return ClusterTest(p, (interval.high - interval.low) / (2 * 1.96))
+        return ClusterTest(interval, p, (interval.high - interval.low) / (2 * 1.96))
     error, t = _studentised_means(sums, counts, n, seed)
     observed = (mean - null) / error
     # The observed sample counts as one more draw, so that p is never zero.
     tails = [(np.sum(t >= observed) + 1) / (n + 1), (np.sum(t <= observed) + 1) / (n + 1)]
-    return ClusterTest(min(1.0, 2 * float(min(tails))), error)
+    low, high = _interval_ends(mean, error, t, bounds, 0.95)
+    p = min(1.0, 2 * float(min(tails)))
+    return ClusterTest(Interval(mean, low, high, n_clusters), p, error)
 
 
 def _sums_of_clusters(
@@ -148,6 +149,21 @@ def _studentised_means(
     error = float(_standard_error(sums[None], counts[None], np.array([mean]))[0])
     errors = _standard_error(drawn_sums, drawn_counts, means)
     return error, (means - mean) / np.maximum(errors, _SMALLEST_ERROR * error)
+
+
+def _interval_ends(
+    mean: float,
+    error: float,
+    t: Float[np.ndarray, "n"],
+    bounds: tuple[float, float] | None,
+    level: float,
+) -> tuple[float, float]:
+    """Returns the ends of the bootstrap-t interval, limited to the possible values."""
+    t_low, t_high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    low, high = mean - t_high * error, mean - t_low * error
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return float(low), float(high)
 
 
 def _standard_error(

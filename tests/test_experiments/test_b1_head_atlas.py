@@ -13,7 +13,8 @@ import jaxasr
 from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, TEXT_MEASURES, ablate, mean_edits
 from experiments.studies.b1_head_atlas import CLAIMS, STUDY, Config
-from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE
+from experiments.studies.claims import SUPPORTED, UNDECIDED, UNTESTABLE, WEAKER
+from experiments.studies.halves import CHOOSE, halves
 from experiments.studies.recordings import clean_speech
 from experiments.studies.reproduce import builtin
 from interventions import Patch, only
@@ -21,7 +22,7 @@ from interventions.edits import site_cells
 
 # One cell per decoder head of a model with four layers of three heads.
 CELLS = site_cells(FOUR_LAYERS, HEAD_SITES)
-N = 20  # recordings of each kind
+N = 40  # recordings of each kind, each from a source of its own
 # Published outcomes of ablating heads on loops.
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
@@ -39,6 +40,7 @@ def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> 
     values["insertions"][:N, 0] = 5 * (1 - silenced)
     values["loop"][N : 2 * N, 0] = 1 - stopped
     values["wer"][2 * N :, 0], values["length"] = wer, np.full(shape, 9.0)
+    values["unchanged"] = np.zeros(shape)
     baseline = {name: np.zeros(3 * N) for name in TEXT_MEASURES}
     baseline["insertions"][:N] = 5
     baseline["cer"][N : 2 * N] = np.nan  # the words of loops are not known
@@ -48,6 +50,7 @@ def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> 
         {
             "example": np.arange(3 * N),
             "recording": ("example", np.repeat(["nonspeech", "loop", "clean"], N)),
+            "source": ("example", [f"source {n}" for n in range(3 * N)]),
             "kind": ["zero"],
             "site": ("cell", [HEAD_SITES[i] for i in CELLS["site"]]),
             "layer": ("cell", CELLS["layer"]),
@@ -65,9 +68,9 @@ def planted_results() -> xr.Dataset:
 
 
 def results_without_effect(seed: int) -> xr.Dataset:
-    """All heads silence texts and stop loops equally often, and every head has a cost."""
-    rng = np.random.default_rng(seed)
-    silenced, stopped = rng.random((2, N, len(CELLS["site"]))) < 0.3
+    """All heads silence texts and stop loops as often as under the nulls, and have a cost."""
+    rng, shape = np.random.default_rng(seed), (N, len(CELLS["site"]))
+    silenced, stopped = rng.random(shape) < 0.1, rng.random(shape) < 0.5
     return make_results(silenced, stopped, rng.uniform(0, 0.3, silenced.shape))
 
 
@@ -78,21 +81,41 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 def test_planted_heads_are_detected():
     by_key = verdicts(planted_results())
-    # Twenty recordings without a change are too few to exclude a cost of two words in a hundred.
+    # Forty recordings without a change are too few to exclude a cost of two words in a hundred.
     costs = dict.fromkeys(("silences_cheaply", "unloops_cheaply"), UNDECIDED)
     assert by_key == dict.fromkeys(CLAIMS, SUPPORTED) | costs
     numbers = STUDY.analyse(planted_results(), Config()).numbers
     assert numbers["heads"]["self 3.2"]["unlooped"] > 0.8
+    assert numbers["chosen"]["unloops"]["head"] == "self 3.2"
     assert numbers["plain"]["words_without_speech"] == 1
 
 
-def test_equal_heads_are_distinguished_only_by_chance():
-    """Per claim, one false positive in twenty runs is expected, and over three are improbable.
+def test_heads_are_judged_on_the_sources_that_did_not_choose_them():
+    """The only effect is in the half that chooses, so that the other half contradicts it."""
+    data = planted_results()
+    choosing = halves(data.source.values) == CHOOSE
+    stopped, silenced = np.zeros((2, N, len(CELLS["site"])))
+    stopped[choosing[N : 2 * N], 5] = silenced[choosing[:N], 7] = 1
+    data = make_results(silenced, stopped, np.zeros(silenced.shape))
+    analysis = STUDY.analyse(data, Config())
+    chosen = analysis.numbers["chosen"]
+    assert [chosen[key]["choosing"] for key in ("silences", "unloops")] == [1, 1]
+    evidence = {key: analysis.findings[key].evidence for key in chosen}
+    assert [evidence[key].value for key in ("silences", "unloops")] == [0, 0]
+    assert evidence["unloops"].n == N - choosing[N : 2 * N].sum()
 
-    The probability of more than three is 0.02.
-    """
-    runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
-    assert max(sum(run[key] == SUPPORTED for run in runs) for key in CLAIMS) <= 3
+
+def test_recordings_of_one_source_are_one_unit():
+    data = planted_results()
+    pairs = [f"source {n // 2}" for n in range(3 * N)]
+    findings = STUDY.analyse(data.assign_coords(source=("example", pairs)), Config()).findings
+    assert max(finding.evidence.n for finding in findings.values()) == N // 2
+
+
+def test_equal_heads_are_distinguished_only_by_chance():
+    """Per claim, one of forty runs is beyond the null by chance. Over three have p = 0.02."""
+    runs = [verdicts(results_without_effect(seed)) for seed in range(40)]
+    assert max(sum(run[key] in (SUPPORTED, WEAKER) for run in runs) for key in CLAIMS) <= 3
 
 
 def test_without_loops_the_other_claims_are_judged():

@@ -11,7 +11,7 @@ import xarray as xr
 from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
 from experiments.studies.attribute_claims import CLAIMS
-from experiments.studies.claims import CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTABLE, WEAKER
+from experiments.studies.claims import CONTRADICTED, SUPPORTED, UNTESTABLE, WEAKER
 from experiments.studies.e1_encoder_probes import STUDY, Config, accents_of
 from experiments.studies.selection import (
     cross_validation_groups,
@@ -72,19 +72,25 @@ def test_an_effect_that_falls_with_depth_contradicts_that_it_is_clearest_in_uppe
     assert found["gender_rises"] == found["gender_beyond_embedding"] == CONTRADICTED
 
 
-def test_the_accents_null_is_the_accuracy_of_permuted_speakers():
+def test_the_accuracy_of_permuted_accents_is_reported_and_decides_nothing():
     labels, groups = planted.rows(list("abcd"), n_groups=32, each=2)
     layers = planted.layers(labels, groups, effect=8.0)
     null = probing.permuted_accuracies(layers[3:], labels, groups, CONFIG, n=60)
     assert null.shape == (60,)
     assert abs(null.mean() - 0.25) < 0.03
     data = make_results(8.0).assign(accent_null=("permutation", null))
-    accent = STUDY.analyse(data, CONFIG).findings["accent_upper"]
-    assert accent.evidence.p == pytest.approx(2 / 61)
+    analysis = STUDY.analyse(data, CONFIG)
+    assert analysis.numbers["permuted_accents"]["p"] == pytest.approx(2 / 61)
+    accent = analysis.findings["accent_upper"]
     assert (accent.claim.null, accent.claim.paper_value) == (0.25, 0.97)
-    # The same accuracy among permuted accuracies that are as large is not significant.
+    # Interval and p-value are of one null, whatever was permuted.
     large = data.assign(accent_null=("permutation", null + 0.75))
-    assert STUDY.analyse(large, CONFIG).findings["accent_upper"].verdict == UNDECIDED
+    same = STUDY.analyse(large, CONFIG)
+    assert same.findings["accent_upper"].evidence == accent.evidence
+    assert same.numbers["permuted_accents"]["p"] > 0.05
+    assert accent.verdict == SUPPORTED
+    assert accent.evidence.low > 0.25
+    assert accent.evidence.p < 0.05
 
 
 def test_the_papers_number_holds_only_for_four_accents():

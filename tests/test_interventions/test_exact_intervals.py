@@ -115,3 +115,11 @@ def test_wrong_arguments_are_refused():
         stats.cluster_mean(np.ones(3), [1, 1, 1])
     with pytest.raises(ValueError, match="expected one finite value"):
         stats.cluster_mean(np.array([1.0, np.nan]), [1, 2])
+
+
+def test_a_test_over_clusters_returns_the_interval_of_the_mean():
+    rng = np.random.default_rng(0)
+    values, clusters = rng.exponential(size=40), rng.integers(12, size=40)
+    for x in (values, np.ones(40)):
+        mean = stats.cluster_mean(x, clusters, bounds=(0, 4), seed=3)
+        assert stats.cluster_test(x, clusters, bounds=(0, 4), seed=3).interval == mean
