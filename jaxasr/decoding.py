@@ -1,7 +1,6 @@
 """Defines what greedy decoding, sampling and beam search share."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr import display, pytrees, sites
+from jaxasr import display, pytrees
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
-from jaxasr.inputs import Tokens, check_positions, check_tokens
+from jaxasr.inputs import Tokens, check_positions, check_taps, check_tokens
 from jaxasr.model import Whisper
 from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack, unstack_once
-from jaxasr.taps import NOTHING, Edits, Tap, check_taps, is_traced
+from jaxasr.taps import NOTHING, Edits, Tap, is_traced
 from jaxasr.token_ids import check_ids
 
 LogitFilter = Callable[
@@ -167,8 +166,7 @@ class Request:
         if no_speech is not None:
             _check_no_speech(no_speech, n_prompt, config.n_vocab)
         n_new = settings.max_new_tokens
-        spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_prompt + n_new)
-        edits, _ = check_taps("decoder", settings.edits, readout=None, spec=spec)
+        edits, _ = check_taps(config, "decoder", settings.edits, None, batch, n_prompt + n_new)
         unroll = unrolls_layers(config) if settings.unroll is None else settings.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
         # The type checker needs `Array`. Compiled functions receive NumPy arrays as JAX arrays.

@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxasr import compiled, sites
+from jaxasr import compiled
 from jaxasr.cache import Memory
 from jaxasr.decoding import Generation, Request, Settings
+from jaxasr.inputs import check_taps
 from jaxasr.meshes import (
     DATA,
     axes_of_memory,
@@ -24,7 +25,6 @@ from jaxasr.meshes import (
 )
 from jaxasr.model import Whisper
 from jaxasr.sampling import generate_greedily_or_sample
-from jaxasr.taps import check_taps
 
 
 def generate_on_mesh(
@@ -103,9 +103,8 @@ def _check_edits(
     if per_device < 1:
         raise ValueError(f"recordings: expected 1 or more, got {per_device}.")
     n_tokens = n_prompt + settings.max_new_tokens
-    spec = functools.partial(sites.spec, model.config, batch=per_device, n_tokens=n_tokens)
     try:
-        check_taps("decoder", settings.edits, None, spec)
+        check_taps(model.config, "decoder", settings.edits, None, per_device, n_tokens)
     except ValueError as error:
         raise ValueError(
             f"edits: do not fit a mesh, where each device decodes {per_device} of {n_rows} rows: "
