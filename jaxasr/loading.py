@@ -56,7 +56,8 @@ def load(
         raise WeightsError(
             f"{checkpoint.source}: the weights are fine, but tokenizer.json (or vocab.json with "
             "merges.txt, or tekken.json) is missing. Copy the files of the same model into the "
-            "folder, or use jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
+            "folder, or use jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the "
+            "bare model."
         )
     # Reading the tokenizer first takes less time if one of its files is wrong.
     if config.audio_language is None:

@@ -22,8 +22,8 @@ AUDIO_TOKEN = {"qwen2_audio": 259, "voxtral": 24}
 
 
 def settings(family: str) -> dict[str, Any]:
-    """Returns `config.json` of a model with a window of 1 s: 100 mel frames."""
-    sizes = {"num_mel_bins": 80, "max_source_positions": 50}
+    """Returns `config.json` of a model with a window of 2 s: 200 mel frames."""
+    sizes = {"num_mel_bins": 80, "max_source_positions": 100}
     text = {
         "hidden_size": 32,
         "intermediate_size": 48,

@@ -5,8 +5,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from jaxasr.language.encoder import count_frames
-from jaxasr.language.model import AudioLanguageModel
 from jaxtyping import Float, Int
 
 from jaxasr import display, sites
@@ -15,7 +13,9 @@ from jaxasr.cache import Prefix
 from jaxasr.config import Config
 from jaxasr.generate import generate
 from jaxasr.generated_text import GeneratedText
+from jaxasr.language.encoder import count_frames
 from jaxasr.language.inputs import Inputs, features, pad_left
+from jaxasr.language.model import AudioLanguageModel
 from jaxasr.language.tokenizer import LanguageTokenizer
 from jaxasr.language.windows import transcribe_windows
 from jaxasr.languages import language_code
