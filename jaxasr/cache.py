@@ -62,10 +62,6 @@ class Memory:
         # Keys and values begin with the layer axis, `xa` with the batch axis.
         return Memory(self.xa[rows], self.k[:, rows], self.v[:, rows])  # pyright: ignore
 
-    def after_prompt(self) -> "Memory":
-        """Returns the memory for tokens after the prompt. They attend to all of it."""
-        return self
-
     def __repr__(self) -> str:
         shape, arrays = np.shape(self.xa), jax.tree.leaves(self)
         if len(shape) != 3 or not all(hasattr(array, "nbytes") for array in arrays):
@@ -108,10 +104,6 @@ class Prefix:
     def rows(self, rows: slice | Int[np.ndarray, "n"]) -> "Prefix":
         """Returns the recordings `rows`, in this order."""
         return Prefix(self.xa[rows], self.lengths[rows])
-
-    def after_prompt(self) -> "Prefix":
-        """Returns the prefix for tokens after the prompt, which has read all audio."""
-        return Prefix(self.xa, jnp.zeros_like(self.lengths))
 
     def __repr__(self) -> str:
         shape, lengths = np.shape(self.xa), np.shape(self.lengths)

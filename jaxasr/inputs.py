@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxasr import sites
-from jaxasr.cache import EncodedAudio
+from jaxasr.cache import EncodedAudio, Prefix
 from jaxasr.config import N_MEL_FRAMES, Config
 from jaxasr.taps import NOTHING, Edits, Readout, is_traced
 from jaxasr.token_ids import check_ids
@@ -87,6 +87,33 @@ def check_positions(config: Config, tokens: Tokens, positions: Any) -> Tokens:
             f"got {np.asarray(positions).max()}."
         )
     return positions
+
+
+def check_audio_tokens(
+    config: Config, tokens: Tokens, positions: Tokens, memory: EncodedAudio
+) -> None:
+    """Checks that each row of tokens has the audio token once per step of its encoded audio.
+
+    Raises:
+        ValueError: a row has another number of audio tokens, or `memory` is that of another family
+            of models.
+    """
+    if isinstance(memory, Prefix) == (config.audio_language is None):
+        raise ValueError(
+            f"memory: expected what `encode` of a {config.family!r} model returns, "
+            f"got a {type(memory).__name__}."
+        )
+    if not isinstance(memory, Prefix) or is_traced(tokens, positions, memory.lengths):
+        return
+    is_audio = (np.asarray(tokens) == config.audio_token) & (np.asarray(positions) >= 0)
+    counts, expected = is_audio.sum(1), np.asarray(memory.lengths)
+    if (counts != expected).any():
+        row = int(np.argmax(counts != expected))
+        raise ValueError(
+            f"tokens: expected the audio token {config.audio_token} {expected[row]} times in row "
+            f"{row}, once per audio token of the memory, got {counts[row]} times. Repeat it by "
+            "`memory.lengths`."
+        )
 
 
 def check_taps(

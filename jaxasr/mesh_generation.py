@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float
 
 from jaxasr import compiled
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio
 from jaxasr.decoding import Generation, Request, Settings
 from jaxasr.inputs import check_taps
 from jaxasr.meshes import (
@@ -23,13 +23,13 @@ from jaxasr.meshes import (
     size_per_device,
     specs_of,
 )
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.sampling import generate_greedily_or_sample
 
 
 def generate_on_mesh(
-    model: Whisper,
-    memory: Memory,
+    model: SpeechModel,
+    memory: EncodedAudio,
     prompt: Any,
     settings: Settings,
     mesh: Mesh,
@@ -91,13 +91,13 @@ def generate_on_mesh(
 
 
 def _generate_rows(
-    model: Whisper, request: Request, temperature: Float[Array, ""], keys: Array
+    model: SpeechModel, request: Request, temperature: Float[Array, ""], keys: Array
 ) -> Generation:
     return generate_greedily_or_sample(model, request, temperature, keys[0], None, axis_name=None)
 
 
 def _check_edits(
-    model: Whisper, settings: Settings, n_prompt: int, per_device: int, n_rows: int
+    model: SpeechModel, settings: Settings, n_prompt: int, per_device: int, n_rows: int
 ) -> None:
     """Raises ValueError if an edit does not fit the rows of one device."""
     if per_device < 1:

@@ -12,7 +12,15 @@ from jaxasr.cache import EncodedAudio, Memory
 from jaxasr.config import Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
-from jaxasr.inputs import Mel, Tokens, check_mel, check_positions, check_taps, check_tokens
+from jaxasr.inputs import (
+    Mel,
+    Tokens,
+    check_audio_tokens,
+    check_mel,
+    check_positions,
+    check_taps,
+    check_tokens,
+)
 from jaxasr.precision import precision_name
 from jaxasr.stack import MAX_UNROLLED_LAYERS, n_layers, unstack_once
 from jaxasr.taps import Edits, Readout
@@ -103,6 +111,7 @@ class SpeechModel(nnx.Module):
         tokens = check_tokens(self.config, tokens, memory)
         positions = check_positions(self.config, tokens, positions)
         taps = check_taps(self.config, "decoder", edits, readout, *tokens.shape)
+        check_audio_tokens(self.config, tokens, positions, memory)
         return compiled.call(_decode, self, tokens, positions, memory, taps, unroll=unroll)
 
 

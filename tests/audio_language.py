@@ -1,13 +1,14 @@
 """Makes tiny audio language models with random weights, and inputs for them."""
 
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
-from golden.tiny import uniform
+from golden.tiny import GOLDEN, uniform
 
 import jaxasr
-from jaxasr import AudioLanguageModel, Config
+from jaxasr import AudioLanguageModel, Config, sites
 from jaxasr.weights.assemble import abstract_model, parameter_name
 
 # As many sizes as possible differ, so that a transposed axis fails.
@@ -38,6 +39,10 @@ TINY = {
 }
 LENGTHS = np.array([40, 29, 9], np.int32)  # mel frames: the middle one makes 15 encoder frames
 PAD = 0  # the token of padding
+
+
+def golden_file(name: str) -> Path:
+    return GOLDEN / f"audio_language_{name}.npz"
 
 
 @functools.cache
@@ -101,3 +106,19 @@ def activations(
     np.testing.assert_array_equal(logits, more["decoder.logits"])
     np.testing.assert_array_equal(prefix.xa, acts["encoder.project"])
     return {site: np.asarray(value) for site, value in (acts | more).items()}
+
+
+def visible_error(
+    site: str, ours: np.ndarray, reference: np.ndarray, positions: np.ndarray
+) -> float:
+    """Returns the largest error outside of the padding, in units of max(1, max|reference|)."""
+    assert ours.shape == reference.shape, site
+    assert np.isfinite(ours).all(), site
+    axes = (*"L" * (site in sites.LAYERED), *sites.SITES[site])
+    is_visible = np.ones(ours.shape, bool)
+    if site.startswith("decoder."):
+        for axis in {"T", "S"} & {*axes}:
+            shape = [n if name in ("B", axis) else 1 for name, n in zip(axes, ours.shape)]
+            is_visible &= (positions >= 0).reshape(shape)
+    error = np.abs(ours - reference)[is_visible].max()
+    return float(error / max(1.0, np.abs(reference[is_visible]).max()))

@@ -52,23 +52,34 @@ class LanguageDecoder(Decoder):
         return Prefix(xa, jnp.asarray(lengths, jnp.int32))
 
     def frames(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], memory: Prefix
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        memory: Prefix,
+        cache: Cache | None = None,
     ) -> Int[Array, "B T"]:
-        """Returns the audio token that each position holds, and -1 for text and padding."""
+        """Returns the audio token that each position holds, and -1 for text and padding.
+
+        Args:
+            tokens: int32 [B, T].
+            positions: int32 [B, T], absolute; negative at padding.
+            memory: encoded audio.
+            cache: earlier tokens, which may hold the first audio tokens. None: there are none.
+        """
         is_audio = (tokens == self.audio_token) & (positions >= 0)
         rank = jnp.cumsum(is_audio, axis=1, dtype=jnp.int32) - 1
+        if cache is not None and cache.frames is not None:
+            rank += (cache.frames >= 0).sum(1, keepdims=True, dtype=jnp.int32)
         return jnp.where(is_audio & (rank < memory.lengths[:, None]), rank, -1)
 
     def embed(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], memory: Prefix | None = None
+        self, tokens: Int[Array, "B T"], frames: Int[Array, "B T"], memory: Prefix
     ) -> Float[Array, "B T D"]:
         """Returns token embeddings, with projected audio in place of audio tokens."""
-        x = self.embed_tokens(tokens)
-        if memory is None:
-            return x
-        frames = self.frames(tokens, positions, memory)[:, :, None]
-        audio = jnp.take_along_axis(memory.xa, jnp.maximum(frames, 0), axis=1)
-        return jnp.where(frames >= 0, audio.astype(x.dtype), x)
+        audio = jnp.take_along_axis(memory.xa, jnp.maximum(frames, 0)[:, :, None], axis=1)
+        return jnp.where(
+            frames[:, :, None] >= 0, audio.astype(self.dtype), self.embed_tokens(tokens)
+        )
 
     def residual(
         self,
@@ -82,13 +93,13 @@ class LanguageDecoder(Decoder):
         unroll: int = 1,
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
         """Embeds the tokens and runs all layers; see `jaxasr.decoder.Decoder.residual`."""
-        frames = self.frames(tokens, positions, memory)
+        frames = self.frames(tokens, positions, memory, cache)
         cache = None if cache is None else cache.with_frames(frames)
         keys = (positions, frames) if cache is None else (cache.positions, cache.frames)
         key_positions, key_frames = keys
         # -1: outside the layers
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions, frames, key_frames)
-        x = tap("embed", self.embed(tokens, positions, memory))
+        x = tap("embed", self.embed(tokens, frames, memory))
         # The mask by absolute positions also hides padding and empty slots of the cache.
         mask = causal_mask(positions, key_positions)
         rotation = make_rotation(positions, self.d_head, self.rope_theta, self.dtype)
