@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxasr import pytrees
 from jaxasr.cache import EncodedAudio, Memory
+from jaxasr.language.model import AudioLanguageModel
 from jaxasr.model import SpeechModel
 from jaxasr.taps import Acts, Edits, Readout
 
@@ -90,7 +91,7 @@ class Run:
         """
         if self.mel is None:
             return self
-        memory, _ = model.encode(self.mel, **self._options(model))
+        memory, _ = encode_mel(model, self.mel, self.lengths)
         return dataclasses.replace(self, memory=memory, mel=None, encoded_mel=self.mel)
 
     def decode(
@@ -117,16 +118,6 @@ class Run:
         run = self.encode(model)
         memory = run.encoded_memory
         return model.decode(run.tokens, memory, edits, readout, positions=run.positions)
-
-    def _options(self, model: SpeechModel) -> dict[str, Any]:
-        if self.lengths is None:
-            return {}
-        if model.config.audio_language is None:
-            raise ValueError(
-                f"lengths: expected None, because a {model.config.family} encodes the padding, "
-                f"too; got {self.lengths}. Leave out lengths."
-            )
-        return {"lengths": self.lengths}
 
     @property
     def encoded_memory(self) -> EncodedAudio:
@@ -168,6 +159,40 @@ class Run:
     def batch(self) -> int:
         """B, the number of examples."""
         return jnp.shape(self.tokens)[0]
+
+
+def encode_mel(
+    model: SpeechModel,
+    mel: Any,
+    lengths: Any = None,
+    edits: Edits | None = None,
+    readout: Readout | None = None,
+) -> tuple[EncodedAudio, Acts]:
+    """Encodes recordings as `model.encode` does, for models with and without `lengths`.
+
+    Args:
+        model: the model.
+        mel: float [B, M, F], log-mel features.
+        lengths: int [B], mel frames of each recording before its padding. None: `model.encode`
+            receives no lengths.
+        edits: edits of encoder sites.
+        readout: activations to return.
+
+    Raises:
+        ValueError: a Whisper with `lengths`, or an argument that `model.encode` rejects.
+
+    Example:
+        >>> from interventions.run import encode_mel
+        >>> memory, _ = encode_mel(audio_lm, lm_mel, [40, 29])
+    """
+    if lengths is None:
+        return model.encode(mel, edits, readout)
+    if not isinstance(model, AudioLanguageModel):
+        raise ValueError(
+            f"lengths: expected None, because a {model.config.family} encodes the padding, too; "
+            f"got {lengths}. Leave out lengths."
+        )
+    return model.encode(mel, edits, readout, lengths=lengths)
 
 
 def _take_rows(values: Any, rows: Rows) -> Array | None:

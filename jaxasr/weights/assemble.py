@@ -157,9 +157,9 @@ def check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) 
     """
     tensors = checkpoint.tensors
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
-    left_over = [f"{name} {list(tensors.shape(name))}" for name in tensors if name not in expected]
+    left_over = [f"{name} {tensors.describe(name)}" for name in tensors if name not in expected]
     wrong = [
-        f"{name}: expected {list(shape)}, found {list(tensors.shape(name))}"
+        f"{name}: expected {list(shape)}, found {tensors.describe(name)}"
         for name, shape in expected.items()
         if name in tensors and tensors.shape(name) != shape
     ]
