@@ -152,7 +152,7 @@ def encoder_cells(
             edits = {site: place_at(placed, cell, *frames)}
             if recording.residuals is not None:
                 memory = resumed_memory(
-                    model, site, recording.residuals, recording.lengths, edits, batch.layer[0]
+                    model, site, recording.residuals, edits, batch.layer[0], recording.lengths
                 )
             else:
                 assert recording.mel is not None

@@ -26,9 +26,9 @@ def resumed_memory(
     model: SpeechModel,
     site: str,
     residuals: Residuals,
-    lengths: Int[Array, "1"] | None,
     edits: Edits,
     edited_layer: Int[Array, ""],
+    lengths: Int[Array, "1"] | None = None,
 ) -> EncodedAudio:
     """Encodes with an edit in one layer, starting from the stored residual of that layer.
 
@@ -36,10 +36,10 @@ def resumed_memory(
         model: the model.
         site: the edited site, which has a layer axis.
         residuals: residuals of the unedited recording.
-        lengths: mel frames of the recording before its padding; None: the model has no lengths, or
-            there is no padding.
         edits: the edit, {site: edit}.
         edited_layer: index of the edited layer.
+        lengths: mel frames of the recording before its padding; None: the model has no lengths, or
+            there is no padding.
     """
     pre, post = residuals
     if site == "encoder.resid_post":

@@ -76,19 +76,46 @@ def check_cells(site, over, n_cells=5, family="qwen2_audio", **options):
     ("site", "over"),
     [
         ("decoder.attn.z", ("layer", "head", "position")),
-        ("decoder.resid_post", ("layer", "position")),
+        ("decoder.embed", ("time",)),
+        ("decoder.ln", ("position",)),
+        ("encoder.pool", ("time",)),
+        ("encoder.attn.z", ("head", "time")),
     ],
 )
 def test_whole_passes_equal_single_patches(site, over):
-    check_cells(site, over, reuse=False)
+    check_cells(site, over, reuse=False, window_s=0.08)
 
 
 @pytest.mark.parametrize(
     ("site", "over"),
     [
         ("decoder.attn.z", ("layer", "head", "position")),
-        ("decoder.resid_post", ("layer", "position")),
+        ("decoder.attn.z", ("layer", "head")),
+        ("decoder.resid_pre", ("layer", "position")),
+        ("decoder.attn.q_rot", ("layer", "head", "position")),
+        ("decoder.attn.k", ("layer", "head", "position")),
+        ("decoder.attn.k_rot", ("layer", "head")),
+        ("decoder.attn.v", ("layer", "head", "position")),
+        ("decoder.attn.pattern", ("layer", "head", "position", "time")),
+        ("decoder.mlp.up", ("layer", "position")),
+        ("encoder.attn.z", ("layer", "head", "time")),
+        ("encoder.resid_post", ("layer", "time")),
     ],
 )
 def test_resumed_cells_equal_single_patches(site, over):
-    check_cells(site, over)
+    check_cells(site, over, window_s=0.08)
+
+
+@pytest.mark.parametrize(
+    "site", ["resid_pre", "attn.k_rot", "attn.scores", "attn.z", "mlp.post", "resid_post"]
+)
+def test_windows_of_audio_tokens_equal_single_patches(site):
+    """Windows have two audio tokens, and the last one has one."""
+    swept = check_cells(f"decoder.{site}", ("layer", "time"), window_s=0.08)
+    np.testing.assert_allclose(swept.time, np.arange(4) * 0.08)
+
+
+@pytest.mark.parametrize("site", ["decoder.attn.z", "encoder.resid_post"])
+def test_voxtral_has_its_own_audio_tokens(site):
+    """An audio token has 80 ms, and no frame is masked."""
+    check_cells(site, ("layer", "time"), n_cells=3, family="voxtral", window_s=0.16)
