@@ -149,6 +149,30 @@ def make_session(model, prefix, prompt, positions):
     )
 
 
+def test_an_audio_token_after_all_audio_is_text():
+    case = make_case("qwen2_audio")
+    model, prefix, prompt, positions = case
+
+    def audio_first(logits, tokens, n_tokens, n_prompt):
+        is_audio = jnp.arange(logits.shape[1]) == model.config.audio_token
+        return jnp.where(is_audio | (n_tokens > n_prompt), logits, -jnp.inf)
+
+    out = generate(case, rules=audio_first)
+    assert (out.tokens[:, 0] == model.config.audio_token).all()
+    tokens = np.concatenate([prompt, out.tokens], 1)[:, : prompt.shape[1] + 1]
+    positions = np.concatenate([positions, positions[:, -1:] + 1], 1)
+    frames = model.decoder.frames(jnp.asarray(tokens), jnp.asarray(positions), prefix)
+    np.testing.assert_array_equal((frames >= 0).sum(1), prefix.lengths)
+    x, _, tap, _ = model.decoder.residual(
+        jnp.asarray(tokens), jnp.asarray(positions), prefix, {}, jaxasr.select()
+    )
+    logits = model.decoder.to_logits(x, tap)[:, -1]
+    np.testing.assert_array_equal(logits.argmax(-1), out.tokens[:, 1])
+    embedded = model.decoder.embed(jnp.asarray(tokens), frames, prefix)[:, -1]
+    expected = model.decoder.token_embedding[...][model.config.audio_token]
+    np.testing.assert_array_equal(embedded, np.broadcast_to(expected, embedded.shape))
+
+
 def test_any_of_several_ids_ends_a_text():
     case = make_case("qwen2_audio")
     plain = generate(case)
