@@ -12,7 +12,7 @@ from jaxasr.audio import load_audio
 from jaxasr.cache import Prefix
 from jaxasr.config import Config
 from jaxasr.generate import generate
-from jaxasr.generated_text import GeneratedText
+from jaxasr.generated_text import GeneratedText, decode_generation
 from jaxasr.language.encoder import count_frames
 from jaxasr.language.inputs import Inputs, features, pad_left
 from jaxasr.language.model import AudioLanguageModel
@@ -225,7 +225,6 @@ class PromptedRecogniser:
                 "memory, or give the edits to asr.model.encode."
             )
         padding = -inputs.tokens.shape[1] % _PROMPT_STEP
-        eos = self.config.eos
         generation = generate(
             self.model,
             memory,
@@ -233,21 +232,9 @@ class PromptedRecogniser:
             positions=_pad_positions(inputs.positions, padding),
             max_new_tokens=max_new_tokens,
             edits=decoder_edits,
-            eot=eos[0] if eos else None,
+            eot=None if self.config.eos else self.tokenizer.end,
         )
-        tokens, lengths = np.asarray(generation.tokens), np.asarray(generation.lengths)
-        # A generation ends at one id. Any other end-of-text is cut off here.
-        rows = [_until_any(row[:n].tolist(), eos) for row, n in zip(tokens, lengths)]
-        n_counted = np.array([len(row) + 1 for row in rows])
-        is_counted = np.arange(tokens.shape[1]) < n_counted[:, None]
-        return GeneratedText(
-            ids=tuple(map(tuple, rows)),
-            text=tuple(self.tokenizer.decode(row).strip() for row in rows),
-            avg_logprob=(np.asarray(generation.logprobs) * is_counted).sum(-1) / n_counted,
-            no_speech_prob=np.asarray(generation.no_speech_prob),
-            ended=n_counted <= max_new_tokens,
-            generation=generation,
-        )
+        return decode_generation(generation, self.tokenizer.decode)
 
     def _prompt(
         self, n_audio: int, text: str | None, chat: bool, language: str | None
@@ -265,10 +252,6 @@ def _pad_positions(positions: Int[np.ndarray, "B T"], padding: int) -> Int[np.nd
     """Returns positions with `padding` more columns of padding on the left."""
     earlier = positions[:, :1] - np.arange(padding, 0, -1, dtype=np.int32)
     return np.concatenate([np.minimum(earlier, -1), positions], axis=1)
-
-
-def _until_any(ids: list[int], ends: tuple[int, ...]) -> list[int]:
-    return ids[: next((i for i, id_ in enumerate(ids) if id_ in ends), len(ids))]
 
 
 def _describe_stack(config: Config, stack: str) -> str:

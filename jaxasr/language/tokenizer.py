@@ -28,6 +28,7 @@ class LanguageTokenizer:
         format: control tokens and texts of the family's prompts.
         audio_token: id of the token that stands for one step of encoded audio.
         pad: id that pads shorter prompts.
+        end: id that ends a text if the files of the model name none.
 
     Example:
         ```python
@@ -40,7 +41,8 @@ class LanguageTokenizer:
     n_vocab: int
     format: PromptFormat
     audio_token: int
-    pad: int = 0
+    pad: int
+    end: int
 
     @classmethod
     def from_file(cls, path: Path, config: Config) -> "LanguageTokenizer":
@@ -69,8 +71,8 @@ class LanguageTokenizer:
         largest = max(inner.get_vocab().values())
         if largest >= config.n_vocab:
             raise file_error(path, f"ids below {config.n_vocab}", largest, _REMEDY)
-        pad = inner.token_to_id(form.pad)
-        return cls(inner, config.n_vocab, form, audio_token, pad)
+        pad, end = inner.token_to_id(form.pad), inner.token_to_id(form.end)
+        return cls(inner, config.n_vocab, form, audio_token, pad, end)
 
     def encode(self, text: str) -> list[int]:
         """Encodes a text. Control tokens may be spelled in it; none is added."""
