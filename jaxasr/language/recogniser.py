@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,10 +18,11 @@ from jaxasr.language.encoder import count_frames
 from jaxasr.language.inputs import Inputs, features, pad_left
 from jaxasr.language.model import AudioLanguageModel
 from jaxasr.language.tokenizer import LanguageTokenizer
-from jaxasr.language.windows import transcribe_windows
+from jaxasr.language.windows import check_options, transcribe_windows
 from jaxasr.languages import language_code
 from jaxasr.precision import precision_name
 from jaxasr.taps import Edits
+from jaxasr.transcribe import Progress
 from jaxasr.transcript import Transcript
 from jaxasr.weights import Checkpoint
 
@@ -83,7 +85,7 @@ class PromptedRecogniser:
         text: str | None = None,
         *,
         chat: bool = True,
-        language: str | None = "en",
+        language: str | None = None,
     ) -> Inputs:
         """Prepares features and prompts of recordings of at most one window (30 s).
 
@@ -145,29 +147,29 @@ class PromptedRecogniser:
         self,
         audio: Audio,
         *,
-        language: str | None = "en",
-        max_new_tokens: int = 256,
-        batch_size: int = 4,
         edits: Edits | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> Transcript:
         """Transcribes a recording of any length, window by window.
 
-        A window has 30 s in released models. Each is transcribed independently of the others, with
-        the plain prompt of the family.
+        A window has 30 s in released models. Each is transcribed greedily and independently of the
+        others, with the plain prompt of the family.
 
         Args:
             audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
-            language: code or English name of the language. None: the model detects it.
-            max_new_tokens: most tokens per window.
-            batch_size: windows per batch.
-            edits: `{site: edit}` for sites of the encoder and the decoder.
+            edits: `{site: edit}` for sites of the encoder and the decoder, applied to every window.
+            progress: called with the seconds transcribed so far and the duration in seconds.
+            options: `language` (None: the model detects it), `max_new_tokens` per window and
+                `batch_size` of `jaxasr.Options`. Its other fields must have their defaults.
 
         Returns:
             Text, and one segment per window. The language is "und" (undetermined) if it was not
             given and the model does not state it.
 
         Raises:
-            ValueError: an unknown language or site, or audio that cannot be read.
+            ValueError: an option that is unknown or not supported, an unknown language or site, or
+                audio that cannot be read.
 
         Example:
             ```python
@@ -175,12 +177,7 @@ class PromptedRecogniser:
             ```
         """
         return transcribe_windows(
-            self,
-            _read_samples(audio),
-            language=language,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            edits=edits,
+            self, _read_samples(audio), check_options(options), edits=edits, progress=progress
         )
 
     def generate(
