@@ -43,9 +43,11 @@ class PromptedRecogniser:
 
     Example:
         ```python
-        asr = jaxasr.load("qwen2-audio-7b", precision="bfloat16")
-        print(asr.transcribe(audio).text)
-        print(asr.ask(audio, "How does the speaker feel?"))
+        from jaxasr.language.toy import write_toy
+
+        lm_asr = jaxasr.load(write_toy("toy"))  # random weights; or jaxasr.load("qwen2-audio-7b")
+        text = lm_asr.transcribe(audio[:32_000], language="en").text
+        answer = lm_asr.ask(audio[:32_000], "How does the speaker feel?")
         ```
     """
 
@@ -102,7 +104,8 @@ class PromptedRecogniser:
 
         Example:
             ```python
-            inputs = asr.inputs([audio], "What is this?")
+            inputs = lm_asr.inputs([audio[:32_000]], "What is this?")
+            inputs.tokens.shape
             ```
         """
         mel, lengths = features([_read_samples(audio) for audio in audios], self.config)
@@ -137,7 +140,7 @@ class PromptedRecogniser:
 
         Example:
             ```python
-            answer = asr.ask(audio, "How many people speak?")
+            answer = lm_asr.ask(audio[:32_000], "How many people speak?")
             ```
         """
         inputs = self.inputs([audio], question, chat=chat)
@@ -173,7 +176,7 @@ class PromptedRecogniser:
 
         Example:
             ```python
-            text = asr.transcribe(audio, language="de").text
+            text = lm_asr.transcribe(audio[:64_000], language="en").text
             ```
         """
         return transcribe_windows(
@@ -206,7 +209,8 @@ class PromptedRecogniser:
 
         Example:
             ```python
-            text = asr.generate(asr.inputs([audio], "What is this?")).text[0]
+            inputs = lm_asr.inputs([audio[:32_000]], "What is this?")
+            text = lm_asr.generate(inputs, max_new_tokens=20).text[0]
             ```
         """
         sites.check_known(edits or {}, self.sites)

@@ -32,8 +32,8 @@ class LanguageTokenizer:
 
     Example:
         ```python
-        tokenizer = jaxasr.load("qwen2-audio-7b").tokenizer
-        ids = tokenizer.chat(n_audio=25, text="What is this?")
+        ids = lm_asr.tokenizer.chat(n_audio=25, text="What is this?")
+        text = lm_asr.tokenizer.decode(ids, special=True)
         ```
     """
 
