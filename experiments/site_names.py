@@ -10,6 +10,7 @@ _ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
 _SELF_ATTENTION = (*(f"attn.{name}" for name in _ATTENTION), "attn_out")
 _CROSS_ATTENTION = (*(f"cross_attn.{name}" for name in _ATTENTION), "cross_attn_out")
 _MLP = ("mlp.pre", "mlp.post", "mlp_out")
+_ROTATED = ("attn.q_rot", "attn.k_rot")  # of language models, as `mlp.up`
 _ENCODER = ("resid_pre", *_SELF_ATTENTION, "resid_mid", *_MLP, "resid_post")
 _DECODER = (
     "resid_pre",
@@ -17,12 +18,15 @@ _DECODER = (
     "resid_mid",
     *_CROSS_ATTENTION,
     "resid_mid_cross",
+    *_ROTATED,
+    "mlp.up",
     *_MLP,
     "resid_post",
 )
+_AROUND_ENCODER = ("conv1", "conv2", "embed", "ln_post", "pool", "project")
 # All names. The last ones of each stack are outside of the layers.
 SITE_NAMES = (
-    *(f"encoder.{name}" for name in (*_ENCODER, "conv1", "conv2", "embed", "ln_post")),
+    *(f"encoder.{name}" for name in (*_ENCODER, *_AROUND_ENCODER)),
     *(f"decoder.{name}" for name in (*_DECODER, "embed", "ln", "logits")),
 )
 

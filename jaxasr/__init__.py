@@ -6,13 +6,14 @@ from jaxasr import sites as sites
 from jaxasr.alignment.words import align as align
 from jaxasr.audio import load_audio as load_audio, log_mel as log_mel
 from jaxasr.audio.features import n_frames as n_frames
-from jaxasr.cache import Memory as Memory
+from jaxasr.cache import Memory as Memory, Prefix as Prefix
 from jaxasr.config import SIZES as SIZES, Config as Config
 from jaxasr.generate import Generation as Generation, generate as generate
 from jaxasr.generated_text import GeneratedText as GeneratedText
+from jaxasr.language.model import AudioLanguageModel as AudioLanguageModel
 from jaxasr.loading import load as load
 from jaxasr.meshes import make_mesh as make_mesh
-from jaxasr.model import Whisper as Whisper
+from jaxasr.model import SpeechModel as SpeechModel, Whisper as Whisper
 from jaxasr.options import Options as Options
 from jaxasr.recogniser import Recogniser as Recogniser
 from jaxasr.rules import Rules as Rules, rules_for as rules_for

@@ -13,18 +13,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxasr import compiled, pytrees
-from jaxasr.cache import Cache, Memory
-from jaxasr.decoding import DecodingSession, Generation, LogitFilter, Request, Settings
+from jaxasr.cache import Cache, EncodedAudio
+from jaxasr.decoding import Generation, LogitFilter, Request, Settings
 from jaxasr.inputs import Tokens
-from jaxasr.model import Whisper, full_precision
+from jaxasr.model import SpeechModel, full_precision
+from jaxasr.session import DecodingSession
 from jaxasr.taps import Edits
 
 _BEAM_AXIS = -4  # axis K of the beams in a layer's keys and values [..., B, K, H, S, Dh]
 
 
 def beam_search(
-    model: Whisper,
-    memory: Memory,
+    model: SpeechModel,
+    memory: EncodedAudio,
     prompt: Tokens,
     *,
     beam_size: int,
@@ -56,7 +57,7 @@ def beam_search(
             n new tokens, without the end-of-text. None: log-probability / max(n, 1).
         patience: the search of a row ends once `round(patience * beam_size)` texts have ended.
         positions: absolute positions [B, T0]. None: 0 to T0 - 1.
-        eot: id of the end-of-text. None: the id in the released vocabularies.
+        eot: id of the end-of-text; see `jaxasr.generate`.
         no_speech: `(column, id)`, to return the probability of `id` after that prompt column.
         unroll: loop over layers instead of scanning them. None: loop over at most 12 layers.
 
@@ -83,10 +84,8 @@ def beam_search(
     settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
     request = Request.from_arguments(model, memory, prompt, settings)
     penalty = None if length_penalty is None else jnp.float32(length_penalty)
-    generation = compiled.call(
-        _search, model, request, jnp.int32(max_ended), penalty, n_beams=beam_size
-    )
-    return generation.check_finite()
+    arguments = model, request, jnp.int32(max_ended), penalty
+    return compiled.call(_search, *arguments, n_beams=beam_size).check_finite()
 
 
 @pytrees.dataclass
@@ -109,7 +108,7 @@ class Texts:
 
 
 def _search(
-    model: Whisper,
+    model: SpeechModel,
     request: Request,
     max_ended: Int[Array, ""],
     penalty: Float[Array, ""] | None,
@@ -128,7 +127,8 @@ def _search(
         n, beams, best, score, n_ended, cache, logits = state
         logprobs = _compute_logprobs(rules, logits, beams.tokens, n, n_prompt)
         candidates, parents = _extend_beams(beams, logprobs, n, n_prompt)
-        ended, is_possible = candidates.tokens[:, :, n] == eot, candidates.total > -jnp.inf
+        ended = request.unify_ends(candidates.tokens[:, :, n]) == eot
+        is_possible = candidates.total > -jnp.inf
         to_extend, is_final, n_ended = _choose_candidates(
             ended, is_possible, n_ended, max_ended, n_beams, is_last=n + 1 == n_prompt + n_new
         )
@@ -153,8 +153,8 @@ def _search(
         score, n_ended = jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32)
         state = jnp.int32(n_prompt), beams, best, score, n_ended, cache, logits
         _, _, best, *_ = jax.lax.while_loop(has_next, step, state)
-    tokens, logprobs = best.tokens[:, 0, n_prompt:], best.logprobs[:, 0]
-    return Generation.from_tokens(tokens, logprobs, no_speech_prob, eot)
+    tokens = request.unify_ends(best.tokens[:, 0, n_prompt:])
+    return Generation.from_tokens(tokens, best.logprobs[:, 0], no_speech_prob, eot)
 
 
 def _make_empty_texts(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:

@@ -1,5 +1,8 @@
 """Defines the residual block of the encoder and, with cross-attention, of the decoder."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxasr import cpu_kernels
 from jaxasr.attention import Attention, Mask, cross_attention, linear, self_attention
 from jaxasr.cache import Cache, Past
-from jaxasr.config import Config
+from jaxasr.config import Config, StackShape
 from jaxasr.taps import Tap
 
 
@@ -34,9 +37,9 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 class Mlp(nnx.Module):
     """Two linear layers with a GELU between them."""
 
-    def __init__(self, config: Config, n_state: int, rngs: nnx.Rngs):
-        self.fc1 = linear(config, n_state, 4 * n_state, rngs)
-        self.fc2 = linear(config, 4 * n_state, n_state, rngs)
+    def __init__(self, config: Config, shape: StackShape, rngs: nnx.Rngs):
+        self.fc1 = linear(config, shape.width, shape.n_mlp, rngs)
+        self.fc2 = linear(config, shape.n_mlp, shape.width, rngs)
 
     def __call__(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T D"]:
         """Applies the MLP to every position."""
@@ -56,13 +59,14 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """A pre-norm transformer block. `cross=True` adds cross-attention, as the decoder needs."""
 
-    def __init__(self, config: Config, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs):
+    def __init__(self, config: Config, shape: StackShape, cross: bool, rngs: nnx.Rngs):
+        n_state, n_head = shape.width, shape.n_head
         self.attn = Attention(config, n_state, n_head, rngs)
         self.attn_ln = layer_norm(config, n_state, rngs)
         if cross:
             self.cross_attn = Attention(config, n_state, n_head, rngs)
             self.cross_attn_ln = layer_norm(config, n_state, rngs)
-        self.mlp = Mlp(config, n_state, rngs)
+        self.mlp = Mlp(config, shape, rngs)
         self.mlp_ln = layer_norm(config, n_state, rngs)
 
     def __call__(
@@ -101,12 +105,13 @@ class Block(nnx.Module):
         return tap("resid_post", x + tap("mlp_out", mlp_out)), past
 
 
-def stacked_blocks(
-    config: Config, n_layer: int, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs
-) -> Block:
+def stacked_blocks(config: Config, shape: StackShape, cross: bool, rngs: nnx.Rngs) -> Block:
     """Returns one `Block` in which every parameter has a leading [layers] axis."""
+    return stack_layers(lambda rngs: Block(config, shape, cross, rngs), shape.n_layer, rngs)
+
+
+def stack_layers(make_block: Callable[[nnx.Rngs], Any], n_layer: int, rngs: nnx.Rngs) -> Any:
+    """Returns one block in which every parameter has a leading [layers] axis."""
     # `vmap` over the random keys initialises all layers and stacks their parameters.
-    keys = jax.random.split(rngs(), n_layer)
-    return jax.vmap(lambda key: Block(config, n_state, n_head, cross, nnx.Rngs(key)))(
-        jnp.asarray(keys)
-    )
+    keys = jnp.asarray(jax.random.split(rngs(), n_layer))
+    return jax.vmap(lambda key: make_block(nnx.Rngs(key)))(keys)

@@ -75,6 +75,52 @@ class Memory:
 
 
 @pytrees.dataclass
+class Prefix:
+    """Encoded audio that a language model reads among its tokens, in place of audio tokens.
+
+    Attributes:
+        xa: projected audio [B, A, D], at most A audio tokens per row.
+        lengths: int32 [B], audio tokens of each row. Later rows of `xa` are padding.
+
+    Example:
+        ```python
+        prefix, _ = audio_lm.encode(lm_mel, lengths=[40, 29])  # mel frames before the padding
+        # The tokens of a row hold the audio token once per step of its audio.
+        logits, _ = audio_lm.decode(lm_tokens, prefix, positions=lm_positions)
+        ```
+    """
+
+    xa: Float[Array, "B A D"]
+    lengths: Int[Array, "B"]
+
+    def unstacked(self) -> "Prefix":
+        """Returns the same prefix, because no layer has its own part of it."""
+        return self
+
+    def stacked(self) -> "Prefix":
+        """Returns the same prefix, because no layer has its own part of it."""
+        return self
+
+    def rows(self, rows: slice | Int[np.ndarray, "n"]) -> "Prefix":
+        """Returns the recordings `rows`, in this order."""
+        return Prefix(self.xa[rows], self.lengths[rows])
+
+    def __repr__(self) -> str:
+        shape, lengths = np.shape(self.xa), np.shape(self.lengths)
+        if len(shape) != 3 or len(lengths) != 1 or not hasattr(self.xa, "nbytes"):
+            return f"Prefix(xa={self.xa!r})"  # JAX also builds a prefix of placeholders
+        rows = f"{shape[0]} recording" + "s" * (shape[0] != 1)
+        return (
+            f"Prefix({rows}, up to {shape[1]} audio tokens, width {shape[2]}, {self.xa.dtype}, "
+            f"{self.xa.nbytes / 1e6:.1f} MB)"
+        )
+
+
+EncodedAudio = Memory | Prefix
+"""What `encode` returns: the memory of cross-attention, or the prefix of a language model."""
+
+
+@pytrees.dataclass
 class Past:
     """The self-attention keys and values of one layer, with empty slots for later tokens.
 
@@ -127,11 +173,13 @@ class Cache:
         past: keys and values, stacked, or a tuple with one `Past` per layer.
         positions: int32 [B, S], the absolute position in each slot.
         start: int32 scalar, the slot of the first token of the current pass.
+        frames: int32 [B, S], the audio token in each slot, -1 for text. None: no audio tokens.
     """
 
     past: Past | tuple[Past, ...]
     positions: Int[Array, "B S"]
     start: Int[Array, ""]
+    frames: Int[Array, "B S"] | None = None
 
     @classmethod
     def empty(
@@ -159,3 +207,10 @@ class Cache:
             start=start,
             positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, start)),
         )
+
+    def with_frames(self, frames: Int[Array, "B T"]) -> "Cache":
+        """Returns the cache with the audio tokens of the slots from `start` on."""
+        # An empty slot holds no audio token.
+        old = jnp.full_like(self.positions, -1) if self.frames is None else self.frames
+        updated = jax.lax.dynamic_update_slice(old, frames, (0, self.start))
+        return dataclasses.replace(self, frames=updated)

@@ -20,17 +20,11 @@ class Decoder(nnx.Module):
     """Computes the logits of the next token from the tokens so far and the encoded audio."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        width, n_layer, n_head = config.n_text_state, config.n_text_layer, config.n_text_head
-
-        def embedding(n: int) -> nnx.Param:
-            normal = jax.nn.initializers.normal(0.02)
-            return nnx.Param(normal(rngs(), (n, width), config.param_dtype))
-
-        self.token_embedding = embedding(config.n_vocab)
-        self.positional_embedding = embedding(config.n_text_ctx)
-        self.projection = None if config.tied else embedding(config.n_vocab)
-        self.blocks = stacked_blocks(config, n_layer, width, n_head, cross=True, rngs=rngs)
-        self.ln = layer_norm(config, width, rngs)
+        self.token_embedding = make_embedding(config, config.n_vocab, rngs)
+        self.positional_embedding = make_embedding(config, config.n_text_ctx, rngs)
+        self.projection = None if config.tied else make_embedding(config, config.n_vocab, rngs)
+        self.blocks = stacked_blocks(config, config.decoder, cross=True, rngs=rngs)
+        self.ln = layer_norm(config, config.n_text_state, rngs)
         self.dtype = config.dtype
 
     def memory(
@@ -69,13 +63,18 @@ class Decoder(nnx.Module):
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Adds token and position embeddings. Padding (negative positions) takes position 0."""
+        token = self.embed_tokens(tokens)
+        rows = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
+        position = rows.get(mode="fill", fill_value=jnp.nan)
+        return token + position.astype(self.dtype)
+
+    def embed_tokens(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Returns the embeddings of tokens, without positions."""
         # An index outside its table gives NaN. By default JAX would take the last row of the table
         # without an error, or count a negative index from the end.
         rows = self.token_embedding[...].at[tokens]
         token = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        rows = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
-        position = rows.get(mode="fill", fill_value=jnp.nan)
-        return token.astype(self.dtype) + position.astype(self.dtype)
+        return token.astype(self.dtype)
 
     @property
     def unembedding(self) -> Float[Array, "V D"]:
@@ -147,6 +146,12 @@ class Decoder(nnx.Module):
     def to_logits(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
         """Returns the logits [B, T, V] of the residual stream after the last layer."""
         return tap("logits", self.unembed(tap("ln", self.ln(x))))
+
+
+def make_embedding(config: Config, n: int, rngs: nnx.Rngs) -> nnx.Param:
+    """Returns `n` random vectors of the width of the decoder."""
+    normal = jax.nn.initializers.normal(0.02)
+    return nnx.Param(normal(rngs(), (n, config.n_text_state), config.param_dtype))
 
 
 def _pair_inputs(cross_kv: Any, past: Any, blocks: Any) -> Any:

@@ -1,7 +1,6 @@
 """Defines what greedy decoding, sampling and beam search share."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr import display, pytrees, sites
-from jaxasr.cache import Cache, Memory, Past
+from jaxasr import display, pytrees
+from jaxasr.cache import EncodedAudio
 from jaxasr.config import Config
-from jaxasr.inputs import Tokens, check_positions, check_tokens
-from jaxasr.model import Whisper
-from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack, unstack_once
-from jaxasr.taps import NOTHING, Edits, Tap, check_taps, is_traced
+from jaxasr.inputs import Tokens, check_audio_tokens, check_positions, check_taps, check_tokens
+from jaxasr.model import SpeechModel
+from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack_once
+from jaxasr.taps import Edits, is_traced
 from jaxasr.token_ids import check_ids
 
 LogitFilter = Callable[
@@ -137,21 +136,23 @@ class Request:
         eot: id of the end-of-text.
         no_speech: `(column, id)`, to return the probability of token `id` after that column of the
             prompt.
+        other_ends: further ids that end a text. A generation records them as `eot`.
     """
 
     prompt: Int[Array, "B T0"]
     positions: Int[Array, "B T0"]
-    memory: Memory
+    memory: EncodedAudio
     blocks: tuple[Any, ...] | None
     edits: Edits
     rules: LogitFilter | None
     n_new: int = pytrees.field(pytree_node=False)
     eot: int = pytrees.field(pytree_node=False)
     no_speech: tuple[int, int] | None = pytrees.field(pytree_node=False)
+    other_ends: tuple[int, ...] = pytrees.field(pytree_node=False, default=())
 
     @classmethod
     def from_arguments(
-        cls, model: Whisper, memory: Memory, prompt: Any, settings: Settings
+        cls, model: SpeechModel, memory: EncodedAudio, prompt: Any, settings: Settings
     ) -> "Request":
         """Checks the arguments of a generation.
 
@@ -163,18 +164,27 @@ class Request:
         batch, n_prompt = prompt.shape
         _check_max_new_tokens(settings.max_new_tokens, n_prompt, config.n_text_ctx)
         positions = _check_consecutive(check_positions(config, prompt, settings.positions))
+        check_audio_tokens(config, prompt, positions, memory)
         eot, no_speech = _check_eot(settings.eot, config), settings.no_speech
+        other_ends = tuple(id_ for id_ in config.eos if id_ != eot and settings.eot is None)
         if no_speech is not None:
             _check_no_speech(no_speech, n_prompt, config.n_vocab)
         n_new = settings.max_new_tokens
-        spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_prompt + n_new)
-        edits, _ = check_taps("decoder", settings.edits, readout=None, spec=spec)
+        edits, _ = check_taps(config, "decoder", settings.edits, None, batch, n_prompt + n_new)
         unroll = unrolls_layers(config) if settings.unroll is None else settings.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
         # The type checker needs `Array`. Compiled functions receive NumPy arrays as JAX arrays.
         prompt, positions = cast(Array, prompt), cast(Array, positions)
         rules = settings.rules
-        return cls(prompt, positions, memory, blocks, edits, rules, n_new, eot, no_speech)
+        return cls(
+            prompt, positions, memory, blocks, edits, rules, n_new, eot, no_speech, other_ends
+        )
+
+    def unify_ends(self, tokens: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+        """Returns tokens in which every id that ends a text is `eot`."""
+        if not self.other_ends:
+            return tokens
+        return jnp.where(jnp.isin(tokens, jnp.array(self.other_ends)), self.eot, tokens)
 
 
 def unrolls_layers(config: Config) -> bool:
@@ -186,7 +196,9 @@ def unrolls_layers(config: Config) -> bool:
 
 
 def end_of_text(config: Config) -> int | None:
-    """Returns the id of <|endoftext|> in a released vocabulary; None for any other."""
+    """Returns the first id that ends a text; None in a vocabulary that is not a released one."""
+    if config.eos:
+        return config.eos[0]
     # The sizes are those of English-only, multilingual and large-v3 vocabularies.
     return {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}.get(config.n_vocab)
 
@@ -230,69 +242,3 @@ def _check_no_speech(no_speech: tuple[int, int], n_prompt: int, n_vocab: int) ->
             f"no_speech: expected a column from 0 to {n_prompt - 1} of the prompt, got {column}."
         )
     check_ids(token, n_vocab, "no_speech")
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodingSession:
-    """Runs the decoder step by step. The fields stay the same during one generation."""
-
-    model: Whisper
-    memory: Memory  # in the layout of `blocks`
-    edits: Edits
-    blocks: Any  # decoder layers, stacked or as a tuple with one pytree per layer
-
-    @classmethod
-    def from_request(cls, model: Whisper, request: Request) -> "DecodingSession":
-        """Returns a session. Its memory is unstacked if the request has unstacked layers."""
-        if request.blocks is None:
-            return cls(model, request.memory.stacked(), request.edits, model.decoder.blocks)
-        return cls(model, request.memory.unstacked(), request.edits, request.blocks)
-
-    def empty_cache(self, batch: int, size: int, past_class: type[Past] = Past) -> Cache:
-        """Returns a cache with `size` empty slots per row, in the layout of `blocks`.
-
-        `past_class` holds the slots of a layer: `Past`, or `MaskedPast` under `vmap`.
-        """
-        config = self.model.config
-        d_head = config.n_text_state // config.n_text_head
-        shape = config.n_text_layer, batch, config.n_text_head, size, d_head
-        cache = Cache.empty(*shape, config.product_dtype, past_class)
-        if isinstance(self.blocks, tuple):
-            return dataclasses.replace(cache, past=unstack(cache.past))
-        return cache
-
-    def advance(
-        self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        cache: Cache,
-        start: Int[Array, ""],
-        no_speech: tuple[int, int] | None = None,
-    ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
-        """Decodes tokens, and writes their keys and values to the cache from slot `start` on.
-
-        Returns:
-            Logits after the last token, the updated cache, and the no-speech probability, which is
-            NaN without `no_speech`.
-        """
-        x, updated, tap, _ = self.model.decoder.residual(
-            tokens,
-            positions,
-            self.memory,
-            self.edits,
-            NOTHING,
-            cache=cache.prepared(start, positions),
-            blocks=self.blocks,
-        )
-        assert updated is not None  # `residual` returns a cache if it receives one
-        logits = self._logits(x, tap, tokens.shape[1] - 1)
-        if no_speech is None:
-            return logits, updated, jnp.full(tokens.shape[0], jnp.nan)
-        column, token = no_speech
-        return logits, updated, jax.nn.softmax(self._logits(x, tap, column))[:, token]
-
-    def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
-        """Returns the logits after one column. Edits of the logits receive its position."""
-        columns = slice(column, column + 1)
-        tap = dataclasses.replace(tap, positions=tap.positions[:, columns], acts={})
-        return self.model.decoder.to_logits(x[:, columns], tap)[:, 0]

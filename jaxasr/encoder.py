@@ -13,7 +13,7 @@ from jaxasr import cpu_kernels
 from jaxasr.attention import product_options
 from jaxasr.blocks import gelu, layer_norm, stacked_blocks
 from jaxasr.config import Config
-from jaxasr.stack import run_stack
+from jaxasr.stack import RunBlock, run_stack
 from jaxasr.taps import Edits, Readout, Tap
 
 
@@ -21,12 +21,12 @@ class Encoder(nnx.Module):
     """Encodes a log-mel spectrogram as one vector per 20 ms."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        width, n_layer, n_head = config.n_audio_state, config.n_audio_layer, config.n_audio_head
+        width = config.n_audio_state
         self.conv1 = _make_conv(config, config.n_mels, width, 1, rngs)
         self.conv2 = _make_conv(config, width, width, 2, rngs)
         positions = sinusoids(config.n_audio_ctx, width)
         self.positional_embedding = nnx.Param(jnp.asarray(positions, config.param_dtype))
-        self.blocks = stacked_blocks(config, n_layer, width, n_head, cross=False, rngs=rngs)
+        self.blocks = stacked_blocks(config, config.encoder, cross=False, rngs=rngs)
         self.ln_post = layer_norm(config, width, rngs)
 
     def __call__(
@@ -51,28 +51,44 @@ class Encoder(nnx.Module):
             The encoder output [B, S, D] of S = F / 2 frames, and what `readout` keeps,
             `{site: [L, B, ...]}`.
         """
+        return self.run(mel, _run_block, edits, readout, unroll, blocks)
+
+    def run(
+        self,
+        mel: Float[Array, "B M F"],
+        run_block: RunBlock,
+        edits: Edits,
+        readout: Readout,
+        unroll: int,
+        blocks: Any,
+    ) -> tuple[Float[Array, "B S D"], dict[str, Any]]:
+        """Encodes a batch of windows, with `run_block` for each layer; see `__call__`."""
         n_rows, n_frames = mel.shape[0], mel.shape[-1] // 2
-        positions = _make_frame_positions(n_rows, n_frames)
+        positions = make_frame_positions(n_rows, n_frames)
         tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)  # -1: outside the layers
         x, _, acts = run_stack(
             self.blocks if blocks is None else blocks,
             self.stem(mel, tap),
-            _run_block,
+            run_block,
             stack="encoder",
             positions=positions,
             edits=edits,
             readout=readout,
             unroll=unroll,
         )
-        x = tap("ln_post", self.ln_post(x))
+        x = self.to_output(x, tap)
         return x, acts | readout(tap.acts)
+
+    def to_output(self, x: Float[Array, "B S D"], tap: Tap) -> Float[Array, "B S D"]:
+        """Returns the encoder output of the residual stream after the last layer."""
+        return tap("ln_post", self.ln_post(x))
 
     def stem(self, mel: Float[Array, "B M F"], tap: Tap) -> Float[Array, "B S D"]:
         """Runs the convolutions and adds the position embeddings."""
         x = jnp.swapaxes(mel, 1, 2)  # nnx convolutions expect [B, F, M]
         # The sites `conv1` and `conv2` are before GELU, as in a hook on the convolutions of
         # openai/whisper (docs/decisions/0005).
-        x = gelu(tap("conv1", self.conv1(x), _make_frame_positions(mel.shape[0], mel.shape[-1])))
+        x = gelu(tap("conv1", self.conv1(x), make_frame_positions(mel.shape[0], mel.shape[-1])))
         x = gelu(tap("conv2", self.conv2(x)))
         return tap("embed", x + self.positional_embedding[...].astype(x.dtype))
 
@@ -107,7 +123,8 @@ def _make_conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rng
     )
 
 
-def _make_frame_positions(n_rows: int, n_frames: int) -> Int[Array, "B S"]:
+def make_frame_positions(n_rows: int, n_frames: int) -> Int[Array, "B S"]:
+    """Returns the index of every frame, for each row."""
     return jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (n_rows, n_frames))
 
 

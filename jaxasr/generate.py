@@ -7,18 +7,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxasr.beam import beam_search
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio
 from jaxasr.decoding import Generation as Generation, LogitFilter, Request, Settings
 from jaxasr.inputs import Tokens
 from jaxasr.mesh_generation import generate_on_mesh
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.sampling import sample
 from jaxasr.taps import Edits, is_traced
 
 
 def generate(
-    model: Whisper,
-    memory: Memory,
+    model: SpeechModel,
+    memory: EncodedAudio,
     prompt: Tokens,
     *,
     max_new_tokens: int,
@@ -55,7 +55,8 @@ def generate(
         beam_size: number of beams of a beam search; None: no beam search. Patience and length
             penalty are arguments of `jaxasr.beam.beam_search`.
         positions: absolute positions [B, T0]; None: 0 to T0 - 1.
-        eot: id of the end-of-text. None: the id in the released vocabularies.
+        eot: id of the end-of-text. None: `config.eos`, or the id in the released vocabularies of
+            Whisper. Any of several ids ends a text.
         no_speech: `(column, id)`, to return the probability of token `id` after that column of the
             prompt.
         unroll: loop over layers instead of scanning them. A loop compiles more slowly, but no step

@@ -1,4 +1,4 @@
-"""Checks the arrays that enter a model before anything is compiled."""
+"""Checks the arrays, edits and readouts that enter a model before anything is compiled."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr.cache import Memory
+from jaxasr import sites
+from jaxasr.cache import EncodedAudio, Prefix
 from jaxasr.config import N_MEL_FRAMES, Config
-from jaxasr.taps import is_traced
+from jaxasr.taps import NOTHING, Edits, Readout, is_traced
 from jaxasr.token_ids import check_ids
 
 Mel = Float[Array | np.ndarray, "B M F"]
@@ -38,7 +39,7 @@ def check_mel(config: Config, mel: Any) -> Mel:
     return mel.astype(jnp.dtype(config.dtype))
 
 
-def check_tokens(config: Config, tokens: Any, memory: Memory) -> Tokens:
+def check_tokens(config: Config, tokens: Any, memory: EncodedAudio) -> Tokens:
     """Returns `tokens` as int32.
 
     Raises:
@@ -86,6 +87,70 @@ def check_positions(config: Config, tokens: Tokens, positions: Any) -> Tokens:
             f"got {np.asarray(positions).max()}."
         )
     return positions
+
+
+def check_audio_tokens(
+    config: Config, tokens: Tokens, positions: Tokens, memory: EncodedAudio
+) -> None:
+    """Checks that each row of tokens has the audio token once per step of its encoded audio.
+
+    Raises:
+        ValueError: a row has another number of audio tokens, or `memory` is that of another family
+            of models.
+    """
+    if isinstance(memory, Prefix) == (config.audio_language is None):
+        raise ValueError(
+            f"memory: expected what `encode` of a {config.family!r} model returns, "
+            f"got a {type(memory).__name__}."
+        )
+    if not isinstance(memory, Prefix) or is_traced(tokens, positions, memory.lengths):
+        return
+    is_audio = (np.asarray(tokens) == config.audio_token) & (np.asarray(positions) >= 0)
+    counts, expected = is_audio.sum(1), np.asarray(memory.lengths)
+    if (counts != expected).any():
+        row = int(np.argmax(counts != expected))
+        raise ValueError(
+            f"tokens: expected the audio token {config.audio_token} {expected[row]} times in row "
+            f"{row}, once per audio token of the memory, got {counts[row]} times. Repeat it by "
+            "`memory.lengths`."
+        )
+
+
+def check_taps(
+    config: Config, stack: str, edits: Any, readout: Any, batch: int, n_tokens: int
+) -> tuple[Edits, Readout]:
+    """Checks the edits and the readout of one pass through `stack`, and returns them.
+
+    Args:
+        config: dimensions of the model.
+        stack: "encoder" or "decoder".
+        edits: `{site: edit}` from the user. None: no edits.
+        readout: readout from the user. None: keep nothing.
+        batch: rows of the pass.
+        n_tokens: decoder tokens of the pass.
+
+    Raises:
+        ValueError: a site that the stack does not have, or an edit whose `check` raises.
+        TypeError: an edit that is not callable, or a readout that is not a `Readout`.
+    """
+    edits, readout = dict(edits or {}), NOTHING if readout is None else readout
+    if not isinstance(readout, Readout):
+        raise TypeError(
+            "readout: expected jaxasr.select(...), jaxasr.reduce(...) or a jaxasr.Readout, "
+            f"got {type(readout).__name__}."
+        )
+    names = sites.sites_of(stack, config.family)
+    sites.check_known(edits, names, f"site for an edit of the {stack} (it would never fire):")
+    sites.check_known(readout.sites, names, f"site for a readout of the {stack}:")
+    for site, edit in edits.items():
+        if not callable(edit):
+            raise TypeError(
+                f"edits[{site!r}]: expected a callable (x, at) -> x, got {type(edit).__name__}."
+            )
+        check = getattr(edit, "check", None)
+        if check is not None:
+            check(sites.spec(config, site, batch, n_tokens))
+    return edits, readout
 
 
 def _as_array(x: Any) -> Any:

@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxasr import compiled, sites
-from jaxasr.cache import Memory
+from jaxasr import compiled
+from jaxasr.cache import EncodedAudio
 from jaxasr.decoding import Generation, Request, Settings
+from jaxasr.inputs import check_taps
 from jaxasr.meshes import (
     DATA,
     axes_of_memory,
@@ -22,14 +23,13 @@ from jaxasr.meshes import (
     size_per_device,
     specs_of,
 )
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.sampling import generate_greedily_or_sample
-from jaxasr.taps import check_taps
 
 
 def generate_on_mesh(
-    model: Whisper,
-    memory: Memory,
+    model: SpeechModel,
+    memory: EncodedAudio,
     prompt: Any,
     settings: Settings,
     mesh: Mesh,
@@ -91,21 +91,20 @@ def generate_on_mesh(
 
 
 def _generate_rows(
-    model: Whisper, request: Request, temperature: Float[Array, ""], keys: Array
+    model: SpeechModel, request: Request, temperature: Float[Array, ""], keys: Array
 ) -> Generation:
     return generate_greedily_or_sample(model, request, temperature, keys[0], None, axis_name=None)
 
 
 def _check_edits(
-    model: Whisper, settings: Settings, n_prompt: int, per_device: int, n_rows: int
+    model: SpeechModel, settings: Settings, n_prompt: int, per_device: int, n_rows: int
 ) -> None:
     """Raises ValueError if an edit does not fit the rows of one device."""
     if per_device < 1:
         raise ValueError(f"recordings: expected 1 or more, got {per_device}.")
     n_tokens = n_prompt + settings.max_new_tokens
-    spec = functools.partial(sites.spec, model.config, batch=per_device, n_tokens=n_tokens)
     try:
-        check_taps("decoder", settings.edits, None, spec)
+        check_taps(model.config, "decoder", settings.edits, None, per_device, n_tokens)
     except ValueError as error:
         raise ValueError(
             f"edits: do not fit a mesh, where each device decodes {per_device} of {n_rows} rows: "

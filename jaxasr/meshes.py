@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio, Memory, Prefix
 from jaxasr.taps import is_traced
 
 DATA, CELLS = "data", "cells"
@@ -112,13 +112,15 @@ def size_per_device(n: int, n_devices: int, max_size: int) -> int:
     return equal_chunk_size(n, min(max_size, -(-n // shares)))
 
 
-def axes_of_memory(memory: Memory, unstacked: bool | None = None) -> Memory:
+def axes_of_memory(memory: EncodedAudio, unstacked: bool | None = None) -> EncodedAudio:
     """Returns the axis of recordings of every array of a memory.
 
     Args:
         memory: stacked or unstacked.
         unstacked: for which layout; None for that of `memory`.
     """
+    if isinstance(memory, Prefix):
+        return Prefix(0, 0)  # pyright: ignore[reportArgumentType]
     n_layers = len(memory.k)
     if isinstance(memory.k, tuple) if unstacked is None else unstacked:
         layers: Any = (0,) * n_layers

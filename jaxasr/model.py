@@ -1,6 +1,5 @@
-"""Defines the Whisper model, whose passes take edits and return activations."""
+"""Defines models whose passes take edits and return activations, and Whisper as one of them."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,19 +8,114 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxasr import compiled, sites
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio, Memory
 from jaxasr.config import Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
-from jaxasr.inputs import Mel, Tokens, check_mel, check_positions, check_tokens
+from jaxasr.inputs import (
+    Mel,
+    Tokens,
+    check_audio_tokens,
+    check_mel,
+    check_positions,
+    check_taps,
+    check_tokens,
+)
 from jaxasr.precision import precision_name
 from jaxasr.stack import MAX_UNROLLED_LAYERS, n_layers, unstack_once
-from jaxasr.taps import Edits, Readout, check_taps
+from jaxasr.taps import Edits, Readout
 
 Taps = tuple[Edits, Readout]  # checked edits and readout of one pass
 
 
-class Whisper(nnx.Module):
+class SpeechModel(nnx.Module):
+    """A model with an audio encoder and a text decoder: `Whisper` or `AudioLanguageModel`.
+
+    `decode` is a pure function of the model and works under `jit`, `vmap`, `grad` and `scan`.
+    Outside of these, it compiles one program for each structure of edits and readout (see
+    `jaxasr.compiled`). `encode` does the same.
+
+    Attributes:
+        encoder: encodes audio.
+        decoder: predicts tokens from tokens and encoded audio.
+        config: dimensions and dtypes.
+    """
+
+    encoder: Encoder
+    decoder: Decoder
+    config: Config
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary})"
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(map(np.size, jax.tree.leaves(self)))
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites of this model."""
+        return sites.of(self.config)
+
+    @property
+    def summary(self) -> str:
+        """One line with layers, width, heads, parameters and dtype."""
+        c = self.config
+        widths, heads = (
+            "+".join(str(n) for n in dict.fromkeys(pair))
+            for pair in ((c.n_audio_state, c.n_text_state), (c.n_audio_head, c.n_text_head))
+        )
+        return (
+            f"{c.n_audio_layer}+{c.n_text_layer} layers, width {widths}, {heads} heads, "
+            f"{self.n_parameters / 1e6:.1f} M parameters, {precision_name(c)}"
+        )
+
+    def decode(
+        self,
+        tokens: Tokens,
+        memory: EncodedAudio,
+        edits: Edits | None = None,
+        readout: Readout | None = None,
+        *,
+        positions: Tokens | None = None,
+        unroll: int = 1,
+    ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
+        """Runs the decoder on given tokens (teacher forcing).
+
+        Args:
+            tokens: ids [B, T], at most `config.n_text_ctx` per row.
+            memory: encoded audio of the same B rows.
+            edits: `{site: edit}` for decoder sites.
+            readout: what to return of the activations: `jaxasr.select`, `reduce` or `merge`.
+            positions: absolute positions [B, T]. Rows of different lengths are padded with tokens
+                at negative positions, which no other token attends to. None: 0 to T - 1.
+            unroll: layers per step of the scan.
+
+        Returns:
+            Logits [B, T, V] after every token, float32 or wider, and what `readout` keeps,
+            `{site: [L, B, ...]}`.
+
+        Raises:
+            ValueError: ids outside the vocabulary, too many tokens, a memory of another batch
+                size, or a site that the decoder does not have.
+
+        Example:
+            ```python
+            tokens = np.array([asr.tokenizer.prompt()])
+            logits, acts = asr.model.decode(
+                tokens, memory, readout=jaxasr.select("decoder.cross_attn.pattern")
+            )
+            ```
+        """
+        tokens = check_tokens(self.config, tokens, memory)
+        positions = check_positions(self.config, tokens, positions)
+        taps = check_taps(self.config, "decoder", edits, readout, *tokens.shape)
+        check_audio_tokens(self.config, tokens, positions, memory)
+        return compiled.call(_decode, self, tokens, positions, memory, taps, unroll=unroll)
+
+
+class Whisper(SpeechModel):
     """A Whisper model, with an audio encoder and a text decoder.
 
     `encode` and `decode` are pure functions of the model and work under `jit`, `vmap`, `grad` and
@@ -43,24 +137,6 @@ class Whisper(nnx.Module):
         self.encoder = Encoder(config, rngs)
         self.decoder = Decoder(config, rngs)
         self.config = config
-
-    def __repr__(self) -> str:
-        return f"Whisper({self.summary})"
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of weights."""
-        return sum(map(np.size, jax.tree.leaves(self)))
-
-    @property
-    def summary(self) -> str:
-        """One line with layers, width, heads, parameters and dtype."""
-        c = self.config
-        heads = "+".join(str(n) for n in dict.fromkeys((c.n_audio_head, c.n_text_head)))
-        return (
-            f"{c.n_audio_layer}+{c.n_text_layer} layers, width {c.n_audio_state}, {heads} heads, "
-            f"{self.n_parameters / 1e6:.1f} M parameters, {precision_name(c)}"
-        )
 
     def encode(
         self,
@@ -98,54 +174,9 @@ class Whisper(nnx.Module):
             ```
         """
         mel = check_mel(self.config, mel)
-        spec = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
-        taps = check_taps("encoder", edits, readout, spec)
+        taps = check_taps(self.config, "encoder", edits, readout, mel.shape[0], 0)
         blocks = (_unstack(self.encoder), _unstack(self.decoder)) if unstacked else (None, None)
         return compiled.call(_encode, self, mel, blocks, taps, unroll=unroll, unstacked=unstacked)
-
-    def decode(
-        self,
-        tokens: Tokens,
-        memory: Memory,
-        edits: Edits | None = None,
-        readout: Readout | None = None,
-        *,
-        positions: Tokens | None = None,
-        unroll: int = 1,
-    ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
-        """Runs the decoder on given tokens (teacher forcing).
-
-        Args:
-            tokens: ids [B, T], at most `config.n_text_ctx` per row.
-            memory: encoded audio of the same B rows.
-            edits: `{site: edit}` for decoder sites.
-            readout: what to return of the activations: `jaxasr.select`, `reduce` or `merge`.
-            positions: absolute positions [B, T]. Rows of different lengths are padded with tokens
-                at negative positions, which no other token attends to. None: 0 to T - 1.
-            unroll: layers per step of the scan.
-
-        Returns:
-            Logits [B, T, V] after every token, float32 or wider, and what `readout` keeps,
-            `{site: [L, B, ...]}`.
-
-        Raises:
-            ValueError: ids outside the vocabulary, too many tokens, a memory of another batch
-                size, or a site that the decoder does not have.
-
-        Example:
-            ```python
-            tokens = np.array([asr.tokenizer.prompt()])
-            logits, acts = asr.model.decode(
-                tokens, memory, readout=jaxasr.select("decoder.cross_attn.pattern")
-            )
-            ```
-        """
-        tokens = check_tokens(self.config, tokens, memory)
-        positions = check_positions(self.config, tokens, positions)
-        batch, n_tokens = tokens.shape
-        spec = functools.partial(sites.spec, self.config, batch=batch, n_tokens=n_tokens)
-        taps = check_taps("decoder", edits, readout, spec)
-        return compiled.call(_decode, self, tokens, positions, memory, taps, unroll=unroll)
 
     def memory(self, xa: Float[Array, "B S D"]) -> Memory:
         """Computes the keys and values by which the decoder reads any encoder output.
@@ -164,7 +195,7 @@ class Whisper(nnx.Module):
         return compiled.call(_memory, self, xa)
 
 
-def full_precision(model: Whisper) -> Any:
+def full_precision(model: SpeechModel) -> Any:
     """Returns a context that sets the precision of float32 products.
 
     By default, accelerators multiply float32 matrices in TF32 or bfloat16. "highest" is full
@@ -194,7 +225,13 @@ def _encode(
 
 
 def _decode(
-    model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Taps, *, unroll: int
+    model: SpeechModel,
+    tokens: Array,
+    positions: Array,
+    memory: EncodedAudio,
+    taps: Taps,
+    *,
+    unroll: int,
 ) -> tuple[Array, dict[str, Any]]:
     edits, readout = taps
     with full_precision(model):

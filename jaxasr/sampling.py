@@ -10,13 +10,14 @@ from jaxtyping import Array, Float, Int
 
 from jaxasr import compiled
 from jaxasr.cache import MaskedPast, Past
-from jaxasr.decoding import DecodingSession, Generation, Request
-from jaxasr.model import Whisper, full_precision
+from jaxasr.decoding import Generation, Request
+from jaxasr.model import SpeechModel, full_precision
+from jaxasr.session import DecodingSession
 from jaxasr.taps import is_traced
 
 
 def sample(
-    model: Whisper,
+    model: SpeechModel,
     request: Request,
     *,
     temperature: float | Float[Array, ""] = 0.0,
@@ -60,7 +61,7 @@ def check_leader(leader: Any, batch: int) -> Int[Array, "B"]:
 
 
 def generate_greedily_or_sample(
-    model: Whisper,
+    model: SpeechModel,
     request: Request,
     temperature: Float[Array, ""],
     key: Array,
@@ -77,7 +78,8 @@ def generate_greedily_or_sample(
         logits = logits if rules is None else rules(logits, tokens, n, n_prompt)
         token = _choose_token(logits, temperature, jax.random.fold_in(key, n))
         token = token if leader is None else token[leader]
-        return token, jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)[:, 0]
+        logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)
+        return request.unify_ends(token), logprobs[:, 0]
 
     def has_next(state: tuple) -> Array:
         n, _, _, done, *_ = state

@@ -2,7 +2,10 @@
 
 A site is named `<stack>.<site>`, where the stack is `encoder` or `decoder`. The layer is an axis of
 the activation, not part of the name. Axis letters: L layers, B batch, T query time, S key time, H
-heads, Dh width of a head, D width of the model, E 4·D, V vocabulary.
+heads, Dh width of a head, D width of the stream, E width of the MLP, V vocabulary.
+
+The vocabulary is closed. A model shows a part of it, which `of` returns: a language model has no
+cross-attention, and only a language model rotates its queries and keys.
 """
 
 import dataclasses
@@ -10,6 +13,7 @@ import difflib
 from collections.abc import Iterable
 
 from jaxasr.config import Config
+from jaxasr.families import WHISPER
 
 # Axes of the sites of an attention, and of an MLP.
 _ATTENTION = {
@@ -38,10 +42,16 @@ _ENCODER_LAYER = {
 }
 _DECODER_LAYER = {
     "resid_pre": "B T D",
+    "attn.q": "B T H Dh",
+    "attn.k": "B S H Dh",
+    "attn.q_rot": "B T H Dh",
+    "attn.k_rot": "B S H Dh",
     **_name_attention_sites("attn"),
     "resid_mid": "B T D",
     **_name_attention_sites("cross_attn"),
     "resid_mid_cross": "B T D",
+    "mlp.pre": "B T E",
+    "mlp.up": "B T E",
     **_MLP,
     "resid_post": "B T D",
 }
@@ -55,6 +65,8 @@ UNLAYERED: dict[str, str] = {
     "encoder.conv2": "B T D",
     "encoder.embed": "B T D",
     "encoder.ln_post": "B T D",
+    "encoder.pool": "B T D",
+    "encoder.project": "B T D",
     "decoder.embed": "B T D",
     "decoder.ln": "B T D",
     "decoder.logits": "B T V",
@@ -63,6 +75,25 @@ UNLAYERED: dict[str, str] = {
 SITES: dict[str, tuple[str, ...]] = {
     site: tuple(axes.split()) for site, axes in (LAYERED | UNLAYERED).items()
 }
+# Sites of audio language models only, and sites that they do not have.
+_ONLY_AUDIO_LANGUAGE = (
+    "decoder.attn.q_rot",
+    "decoder.attn.k_rot",
+    "decoder.mlp.up",
+    "encoder.pool",
+    "encoder.project",
+)
+_ONLY_WHISPER = tuple(site for site in SITES if "cross" in site)
+
+
+def of(config: Config) -> list[str]:
+    """Returns the sites of a model, those of the encoder first.
+
+    Example:
+        >>> "encoder.project" in jaxasr.sites.of(jaxasr.SIZES["tiny.en"])
+        False
+    """
+    return [site for stack in ("encoder", "decoder") for site in sites_of(stack, config.family)]
 
 
 def stack_of(site: str) -> str:
@@ -75,8 +106,8 @@ def stack_of(site: str) -> str:
     return site.split(".", 1)[0]
 
 
-def sites_of(stack: str) -> list[str]:
-    """Returns every site of `"encoder"` or `"decoder"`.
+def sites_of(stack: str, family: str = WHISPER) -> list[str]:
+    """Returns the sites of `"encoder"` or `"decoder"` in a family of models.
 
     The sites of a layer come first, then those without a layer axis. Both parts are in the order of
     the forward pass.
@@ -85,7 +116,8 @@ def sites_of(stack: str) -> list[str]:
         >>> jaxasr.sites.sites_of("decoder")[0]
         'decoder.resid_pre'
     """
-    return [site for site in SITES if stack_of(site) == stack]
+    absent = _ONLY_AUDIO_LANGUAGE if family == WHISPER else _ONLY_WHISPER
+    return [site for site in SITES if stack_of(site) == stack and site not in absent]
 
 
 def check_known(sites: Iterable[str], among: Iterable[str] = SITES, kind: str = "site") -> None:
@@ -157,26 +189,46 @@ def spec(
         >>> jaxasr.sites.spec(config, "decoder.attn.z", batch=1, n_tokens=5).shape
         (1, 5, 6, 64)
     """
-    check_known([site])
-    if stack_of(site) == "encoder":
-        width, n_heads, n_layer = config.n_audio_state, config.n_audio_head, config.n_audio_layer
-        # The first convolution has stride 1, the second one 2.
-        n_steps = 2 * config.n_audio_ctx if site == "encoder.conv1" else config.n_audio_ctx
-        n_keys = config.n_audio_ctx
+    stack = stack_of(site)
+    check_known([site], of(config), f"site of a model of the family {config.family!r}:")
+    shape = config.stack(stack)
+    if stack == "encoder":
+        n_steps, n_keys = _count_encoder_steps(config, site), config.n_audio_ctx
     else:
-        width, n_heads, n_layer = config.n_text_state, config.n_text_head, config.n_text_layer
         n_steps = n_tokens
         n_keys = config.n_audio_ctx if ".cross_attn." in site else (n_keys or n_tokens)
+    has_keys = site.endswith(("attn.k", "attn.v", "attn.k_rot"))
     sizes = {
         "B": batch,
         "T": n_steps,
         "S": n_keys,
-        "H": n_heads,
-        "Dh": width // n_heads,
-        "D": width,
-        "E": 4 * width,
+        "H": shape.n_kv_head if has_keys else shape.n_head,
+        "Dh": shape.d_head,
+        "D": _width(config, site),
+        "E": shape.n_mlp,
         "V": config.n_vocab,
     }
     axes = SITES[site]
-    shape = tuple(sizes[axis] for axis in axes)
-    return SiteSpec(site, axes, shape, n_layer if site in LAYERED else 0)
+    shape_of_site = tuple(sizes[axis] for axis in axes)
+    return SiteSpec(site, axes, shape_of_site, shape.n_layer if site in LAYERED else 0)
+
+
+def _count_encoder_steps(config: Config, site: str) -> int:
+    """Returns the time steps of an encoder site."""
+    if site == "encoder.conv1":
+        return config.n_mel_frames  # the second convolution has stride 2, this one 1
+    family = config.audio_language
+    is_pooled = site in ("encoder.pool", "encoder.project") or (
+        site == "encoder.ln_post" and family is not None and not family.norm_is_first
+    )
+    return config.n_audio_tokens if is_pooled else config.n_audio_ctx
+
+
+def _width(config: Config, site: str) -> int:
+    """Returns the size of the axis D at a site."""
+    family = config.audio_language
+    if site == "encoder.project":
+        return config.n_text_state
+    if site == "encoder.pool" and family is not None and family.pool == "stack":
+        return config.n_audio_state * family.frames_per_token
+    return config.stack(stack_of(site)).width

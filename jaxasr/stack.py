@@ -67,6 +67,8 @@ def run_stack(
     readout: Readout,
     layer_inputs: Any = (),
     unroll: int = 1,
+    frames: Int[Array, "B T"] | None = None,
+    key_frames: Int[Array, "B S"] | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Carries the residual stream `x` through the layers.
 
@@ -84,6 +86,8 @@ def run_stack(
         readout: what to return of each layer's activations.
         layer_inputs: one more input per layer, in the layout of `blocks`.
         unroll: layers per step of the scan.
+        frames: audio token at each position; see `jaxasr.At`.
+        key_frames: audio token of each key; see `jaxasr.At`.
 
     Returns:
         `x` after the last layer; the outputs of `run_block`, in the layout of `blocks`; and what
@@ -94,7 +98,7 @@ def run_stack(
     # `at.layer` whether to act (decision 3).
     def body(x: Any, layer: Any) -> tuple[Any, tuple[Any, dict[str, Any]]]:
         index, block, layer_input = layer
-        tap = Tap(f"{stack}.", edits, readout, index, positions)
+        tap = Tap(f"{stack}.", edits, readout, index, positions, frames, key_frames)
         x, out = run_block(block, layer_input, x, tap)
         return x, (out, readout(tap.acts))
 

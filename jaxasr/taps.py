@@ -25,6 +25,9 @@ class At:
         keys: int32 [B, S], absolute token or frame index of every key of `scores` and `pattern`;
             None at other sites.
         site: full name of the site.
+        frames: int32 [B, T], the audio token that each time step of `x` holds, -1 for text. None
+            in encoders and in Whisper.
+        key_frames: int32 [B, S], the same for the keys of `scores` and `pattern`.
 
     Example:
         ```python
@@ -39,6 +42,8 @@ class At:
     positions: Int[Array, "B T"]
     keys: Int[Array, "B S"] | None = None
     site: str = pytrees.field(pytree_node=False, default="")
+    frames: Int[Array, "B T"] | None = None
+    key_frames: Int[Array, "B S"] | None = None
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -203,6 +208,8 @@ class Tap:
         readout: readout of the pass.
         layer: int32 scalar; -1 outside the layers.
         positions: int32 [B, T], absolute positions of the residual stream.
+        frames: int32 [B, T], audio token at each position; see `At`.
+        key_frames: int32 [B, S], audio token of each key; see `At`.
         acts: activations recorded so far, by full site name.
     """
 
@@ -211,6 +218,8 @@ class Tap:
     readout: Readout
     layer: Any
     positions: Int[Array, "B T"]
+    frames: Int[Array, "B T"] | None = None
+    key_frames: Int[Array, "B S"] | None = None
     acts: Acts = dataclasses.field(default_factory=dict)
 
     def within(self, name: str) -> "Tap":
@@ -222,7 +231,9 @@ class Tap:
     ) -> Array:
         site = self.prefix + site
         if site in self.edits:
-            at = At(self.layer, self.positions if positions is None else positions, keys, site)
+            positions = self.positions if positions is None else positions
+            key_frames = None if keys is None else self.key_frames
+            at = At(self.layer, positions, keys, site, self.frames, key_frames)
             x = _check_edited(self.edits[site](x, at), x, site)
         # Recording everything costs nothing, because XLA removes what no readout keeps.
         self.acts[site] = x
@@ -250,41 +261,6 @@ def _check_edited(edited: Any, x: Array, site: str) -> Array:
     if jnp.issubdtype(y.dtype, jnp.complexfloating):
         raise ValueError(f"The edit at {site!r} returned {y.dtype}; {expected}")
     return y.astype(x.dtype)
-
-
-def check_taps(
-    stack: str, edits: Any, readout: Any, spec: Callable[[str], _sites.SiteSpec]
-) -> tuple[Edits, Readout]:
-    """Checks the edits and the readout of one pass through `stack`, and returns them.
-
-    Args:
-        stack: "encoder" or "decoder".
-        edits: `{site: edit}` from the user. None: no edits.
-        readout: readout from the user. None: keep nothing.
-        spec: returns the `SiteSpec` of a site in this pass.
-
-    Raises:
-        ValueError: a site that `stack` does not have, or an edit whose `check` raises.
-        TypeError: an edit that is not callable, or a readout that is not a `Readout`.
-    """
-    edits, readout = dict(edits or {}), NOTHING if readout is None else readout
-    if not isinstance(readout, Readout):
-        raise TypeError(
-            "readout: expected jaxasr.select(...), jaxasr.reduce(...) or a jaxasr.Readout, "
-            f"got {type(readout).__name__}."
-        )
-    names = _sites.sites_of(stack)
-    _sites.check_known(edits, names, f"site for an edit of the {stack} (it would never fire):")
-    _sites.check_known(readout.sites, names, f"site for a readout of the {stack}:")
-    for site, edit in edits.items():
-        if not callable(edit):
-            raise TypeError(
-                f"edits[{site!r}]: expected a callable (x, at) -> x, got {type(edit).__name__}."
-            )
-        check = getattr(edit, "check", None)
-        if check is not None:
-            check(spec(site))
-    return edits, readout
 
 
 def is_traced(*values: Any) -> bool:

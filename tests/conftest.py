@@ -23,7 +23,17 @@ from jaxtyping import install_import_hook
 # The modules whose annotations are checked. Public functions of other modules raise their own
 # errors, which tests match.
 # Pytrees of `cache` and `decoding` may hold objects that are not arrays.
-_CHECKED = ("attention", "beam", "blocks", "cpu_kernels", "decoder", "encoder", "stack", "taps")
+_CHECKED = (
+    "attention",
+    "beam",
+    "blocks",
+    "cpu_kernels",
+    "decoder",
+    "encoder",
+    "language",
+    "stack",
+    "taps",
+)
 
 assert "jaxasr" not in sys.modules, "imported before their annotations could be checked"
 install_import_hook([f"jaxasr.{module}" for module in _CHECKED], "beartype.beartype")

@@ -93,7 +93,12 @@ def names():
     """Returns the objects that examples may use without defining them, by name."""
     import interventions as iv
     import jaxasr
+    from tests.audio_language import tiny_mel, tiny_model, tiny_tokens
 
+    audio_lm = tiny_model()
+    lm_mel = tiny_mel(audio_lm.config, np.array([40, 29]))
+    prefix, _ = audio_lm.encode(lm_mel, lengths=[40, 29])
+    lm_tokens, lm_positions = tiny_tokens(audio_lm.config, np.asarray(prefix.lengths))
     asr = jaxasr.load("tiny.en")
     audio = jaxasr.load_audio(ROOT / "experiments/assets/demo.flac")
     mel = jaxasr.log_mel(audio, asr.config.n_mels)
@@ -116,6 +121,11 @@ def names():
         "interventions": iv,
         "asr": asr,
         "model": asr.model,
+        "audio_lm": audio_lm,
+        "lm_mel": lm_mel,
+        "lm_tokens": lm_tokens,
+        "lm_positions": lm_positions,
+        "prefix": prefix,
         "tokenizer": asr.tokenizer,
         "audio": audio,
         "mel": mel,

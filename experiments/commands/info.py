@@ -149,7 +149,7 @@ def _describe_sites(config: "Config", batch: int, n_tokens: int) -> list[dict[st
     from jaxasr import sites
 
     rows = []
-    for site in sites.SITES:
+    for site in sites.of(config):
         spec = sites.spec(config, site, batch, n_tokens)
         layers = (spec.n_layer,) if spec.n_layer else ()
         shape = (*layers, *spec.shape)

@@ -153,7 +153,8 @@ def generate_with_probe(
         assert probabilities.shape == (1, 5, 2)
         ```
     """
-    sites.check_known([site], sites.sites_of("decoder"), "site for a monitor of the decoder:")
+    known = sites.sites_of("decoder", model.config.family)
+    sites.check_known([site], known, "site for a monitor of the decoder:")
     out = jaxasr.generate(model, memory, prompt, edits=edits, **options)
     # The last token predicts no token of the generation, so the pass excludes it.
     tokens = jnp.concatenate([jnp.asarray(prompt), out.tokens[:, :-1]], 1)

@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from jaxasr.config import Config
-from jaxasr.model import Whisper
+from jaxasr.language.model import AudioLanguageModel
+from jaxasr.model import SpeechModel, Whisper
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.copying import FiniteCopier, empty_aligned
 from jaxasr.weights.errors import WeightsError
@@ -78,7 +79,7 @@ def parameter_name(path: tuple[Any, ...]) -> str:
     return ".".join(parts[:-1] if parts[-1] == "value" else parts)
 
 
-def abstract_model(config: Config) -> Whisper:
+def abstract_model(config: Config) -> SpeechModel:
     """Returns the model of this configuration with shapes in place of arrays.
 
     Example:
@@ -88,7 +89,8 @@ def abstract_model(config: Config) -> Whisper:
         abstract_model(jaxasr.SIZES["large-v3"])  # without memory for weights
         ```
     """
-    return jax.eval_shape(lambda: Whisper(config, rngs=nnx.Rngs(0)))
+    make_model = Whisper if config.audio_language is None else AudioLanguageModel
+    return jax.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0)))
 
 
 @functools.lru_cache(maxsize=16)
@@ -155,9 +157,9 @@ def check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) 
     """
     tensors = checkpoint.tensors
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
-    left_over = [f"{name} {list(tensors.shape(name))}" for name in tensors if name not in expected]
+    left_over = [f"{name} {tensors.describe(name)}" for name in tensors if name not in expected]
     wrong = [
-        f"{name}: expected {list(shape)}, found {list(tensors.shape(name))}"
+        f"{name}: expected {list(shape)}, found {tensors.describe(name)}"
         for name, shape in expected.items()
         if name in tensors and tensors.shape(name) != shape
     ]

@@ -21,7 +21,8 @@ from jaxasr.weights.errors import convert_errors, file_error, short_repr
 _MAX_DIMENSIONS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
-    "n_text_ctx": 1 << 16,
+    "n_text_ctx": 1 << 20,
+    "n_text_mlp": 1 << 17,
     "n_audio_layer": 256,
     "n_text_layer": 256,
 }
@@ -38,6 +39,7 @@ class LazyTensor:
         shape: shape of the tensor.
         dtype: name of its type.
         read: reads the tensor as a NumPy array of `shape`.
+        origin: its name in the file and the name of the file, for error messages. Empty: unknown.
 
     Example:
         >>> LazyTensor((2,), "float32", lambda: np.zeros(2, np.float32)).read()
@@ -47,6 +49,7 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+    origin: str = ""
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -83,6 +86,11 @@ class Tensors(Mapping[str, np.ndarray]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of a tensor without reading it."""
         return self.entries[name].shape
+
+    def describe(self, name: str) -> str:
+        """Returns the shape of a tensor, with its name in the file if that is known."""
+        entry = self.entries[name]
+        return f"{list(entry.shape)}{f' ({entry.origin})' if entry.origin else ''}"
 
     @property
     def nbytes(self) -> int:
@@ -143,12 +151,13 @@ class Checkpoint:
         return dataclasses.replace(self, **changes)
 
 
-def make_config(dims: dict[str, Any], path: object) -> Config:
+def make_config(dims: dict[str, Any], path: object, **others: Any) -> Config:
     """Returns the configuration with these dimensions.
 
     Args:
         dims: values by field of `Config`, as read from a file.
         path: the file, for error messages.
+        others: fields of `Config` that are not dimensions.
 
     Raises:
         WeightsError: a dimension is outside its limits, or the dimensions contradict each other.
@@ -165,8 +174,8 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
         # `isinstance` would accept True, which is an int.
         if not (type(value) is int and 0 < value <= limit):
             raise file_error(path, f"{name} between 1 and {limit}", short_repr(value))
-    with convert_errors(path, "the dimensions of a Whisper"):
-        return Config(**dims)
+    with convert_errors(path, "the dimensions of a model"):
+        return Config(**dims, **others)
 
 
 def check_features(folder: Path, config: Config) -> None:

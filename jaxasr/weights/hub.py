@@ -18,6 +18,9 @@ REPOSITORIES = {
         for english in ("", ".en")
     },
     **{size: f"openai/whisper-{size}" for size in ("large-v2", "large-v3", "large-v3-turbo")},
+    "qwen2-audio-7b": "Qwen/Qwen2-Audio-7B",
+    "qwen2-audio-7b-instruct": "Qwen/Qwen2-Audio-7B-Instruct",
+    "voxtral-mini-3b": "mistralai/Voxtral-Mini-3B-2507",
 }
 # Patterns of files to download. Repositories also hold copies of the weights for other libraries.
 _PATTERNS_WITHOUT_PICKLES = [

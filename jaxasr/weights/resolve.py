@@ -7,7 +7,16 @@ from pathlib import Path
 
 from jaxasr.alignment import released_heads
 from jaxasr.config import SIZES
-from jaxasr.weights import ctranslate2, files, hub, huggingface, openai, packaged, tokenizer_files
+from jaxasr.weights import (
+    ctranslate2,
+    files,
+    hub,
+    huggingface,
+    openai,
+    packaged,
+    tensor_files,
+    tokenizer_files,
+)
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
@@ -69,6 +78,8 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
         with_defaults(checkpoint).alignment_heads  # those of tiny.en
         ```
     """
+    if checkpoint.config.audio_language is not None:
+        return checkpoint  # only a Whisper has alignment heads and a packaged tokenizer
     if checkpoint.tokenizer_file is None:
         checkpoint = checkpoint.replace(tokenizer_file=_find_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
@@ -102,7 +113,7 @@ def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
 
 def _find_format(folder: Path) -> str | None:
     """Returns the format of the checkpoint in a folder, or None if there is no checkpoint."""
-    if any((folder / name).is_file() for name in huggingface.WEIGHT_FILES):
+    if any((folder / name).is_file() for name in tensor_files.WEIGHT_FILES):
         return "huggingface"
     if (folder / "model.bin").is_file():
         return "ctranslate2"
@@ -152,7 +163,7 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
     files.check_file(path)
     if path.name == "model.bin":
         return ctranslate2.read((path,), path.parent, name or path.resolve().parent.name)
-    if path.suffix in (".safetensors", ".bin") or path.name in huggingface.WEIGHT_FILES:
+    if path.suffix in (".safetensors", ".bin") or path.name in tensor_files.WEIGHT_FILES:
         return huggingface.read(path.parent, name or path.resolve().parent.name, given=path)
     return openai.read(path, name or path.stem)
 

@@ -3,28 +3,44 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from jaxasr.config import SAMPLE_RATE, Config
 from jaxasr.languages import LANGUAGES
-from jaxasr.model import Whisper
-from jaxasr.weights import huggingface, tokenizer_files
+from jaxasr.model import SpeechModel
+from jaxasr.weights import (
+    language_names,
+    language_settings,
+    tensor_files,
+    tokenizer_files,
+    whisper_names,
+)
 from jaxasr.weights.assemble import convert_layout, parameters_by_name, tensor_name
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
 # Vocabulary sizes of released checkpoints. large-v3 and later have one more language token.
 _ENGLISH_VOCAB, _MULTILINGUAL_VOCAB = 51_864, 51_865
+# Class in transformers that prepares the inputs of each family.
+_PROCESSORS = {
+    "whisper": "WhisperProcessor",
+    "qwen2_audio": "Qwen2AudioProcessor",
+    "voxtral": "VoxtralProcessor",
+}
 
 
 def save(
-    model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Checkpoint | None = None
+    model_or_asr: Any,
+    folder: str | os.PathLike[str],
+    *,
+    checkpoint: Checkpoint | None = None,
+    shard_bytes: int = 10_000_000_000,
 ) -> Path:
     """Saves weights, configuration and tokenizer as a Hugging Face folder.
 
@@ -32,10 +48,12 @@ def save(
     complete.
 
     Args:
-        model_or_asr: a `Whisper`, or the `Recogniser` that `jaxasr.load` returns.
+        model_or_asr: a model, or the recogniser that `jaxasr.load` returns.
         folder: a folder that does not exist or is empty.
         checkpoint: source of the tokenizer, alignment heads and suppressed tokens. None: the
-            checkpoint of the `Recogniser`. A `Whisper` is then saved without them.
+            checkpoint of the recogniser. A model is then saved without them.
+        shard_bytes: most bytes of a weight file. Larger models are saved as several files with an
+            index. Every Whisper fits into one file of the default size.
 
     Returns:
         The folder.
@@ -64,7 +82,7 @@ def save(
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write_files(model, partial, checkpoint)
+        _write_files(model, partial, checkpoint, shard_bytes)
         partial.replace(folder)
     except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
@@ -77,19 +95,35 @@ def save(
     return folder
 
 
-def _write_files(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
+def _write_files(
+    model: SpeechModel, folder: Path, checkpoint: Checkpoint | None, shard_bytes: int
+) -> None:
     config = model.config
-    tensors = {huggingface.from_openai(name): array for name, array in to_tensors(model).items()}
-    save_file(tensors, folder / huggingface.WEIGHTS, metadata={"format": "pt"})
-    _write_json(folder / "config.json", config_json(config))
-    _write_json(folder / "generation_config.json", generation_json(config, checkpoint))
+    is_whisper = config.audio_language is None
+    tensors = ((_name_in_file(name, config), array) for name, array in _iterate_tensors(model))
+    tensor_files.write(tensors, folder, shard_bytes)
+    write_config = config_json if is_whisper else language_settings.config_json
+    _write_json(folder / "config.json", write_config(config))
+    write_generation = generation_json if is_whisper else language_settings.generation_json
+    _write_json(folder / "generation_config.json", write_generation(config, checkpoint))
     _write_json(folder / "preprocessor_config.json", _make_preprocessor_json(config))
-    if checkpoint is not None and checkpoint.tokenizer_file is not None:
+    if checkpoint is None or checkpoint.tokenizer_file is None:
+        return
+    if is_whisper:
         _write_tokenizer(checkpoint.tokenizer_file, folder / "tokenizer.json", config.n_vocab)
         _write_json(
             folder / "tokenizer_config.json",
             {"tokenizer_class": "WhisperTokenizer", "model_max_length": config.n_text_ctx},
         )
+    else:
+        for path in tokenizer_files.all_files(checkpoint.tokenizer_file.parent):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _name_in_file(name: str, config: Config) -> str:
+    if config.audio_language is None:
+        return whisper_names.from_openai(name)
+    return language_names.from_checkpoint(name, config.family)
 
 
 def _write_tokenizer(source: Path, path: Path, n_vocab: int) -> None:
@@ -103,7 +137,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
-def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
+def to_tensors(model: SpeechModel) -> dict[str, np.ndarray]:
     """Returns all tensors under OpenAI's names, in torch's layouts. This inverts `assemble`.
 
     Each tensor has the dtype of the model's parameter.
@@ -115,15 +149,14 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
         to_tensors(asr.model)["encoder.conv1.weight"].shape  # (384, 80, 3)
         ```
     """
-    tensors = {}
+    return dict(_iterate_tensors(model))
+
+
+def _iterate_tensors(model: SpeechModel) -> Iterator[tuple[str, np.ndarray]]:
     for parameter, array in parameters_by_name(model).items():
         name, array = tensor_name(parameter), np.asarray(jax.device_get(array))
-        layers = array if "{}" in name else array[None]
-        tensors |= {
-            name.format(i): np.ascontiguousarray(convert_layout(parameter, layer))
-            for i, layer in enumerate(layers)
-        }
-    return tensors
+        for i, layer in enumerate(array if "{}" in name else array[None]):
+            yield name.format(i), np.ascontiguousarray(convert_layout(parameter, layer))
 
 
 def _find_control_ids(config: Config) -> dict[str, int]:
@@ -153,7 +186,7 @@ def config_json(config: Config) -> dict[str, Any]:
     return {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
-        **{key: getattr(config, field) for field, key in huggingface.CONFIG_KEYS.items()},
+        **{key: getattr(config, field) for field, key in whisper_names.CONFIG_KEYS.items()},
         "num_hidden_layers": config.n_audio_layer,
         "encoder_ffn_dim": 4 * config.n_audio_state,
         "decoder_ffn_dim": 4 * config.n_text_state,
@@ -213,12 +246,12 @@ def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, 
 def _make_preprocessor_json(config: Config) -> dict[str, Any]:
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
-        "processor_class": "WhisperProcessor",
+        "processor_class": _PROCESSORS[config.family],
         "feature_size": config.n_mels,
         "sampling_rate": 16_000,
         "hop_length": 160,
         "n_fft": 400,
         "chunk_length": -(-config.n_samples // SAMPLE_RATE),  # seconds, rounded up
         "padding_value": 0.0,
-        "return_attention_mask": False,
+        "return_attention_mask": config.audio_language is not None,
     }

@@ -18,9 +18,14 @@ from jaxasr.languages import LANGUAGES
 from jaxasr.weights import files
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error
 
-# Names of files.
-TOKENIZER = "tokenizer.json"
-_VOCAB, _MERGES = "vocab.json", "merges.txt"
+# Names of files. `tekken.json` is the format of Voxtral.
+TOKENIZER, TEKKEN = "tokenizer.json", "tekken.json"
+VOCABULARY, _MERGES = "vocab.json", "merges.txt"
+_ALL_FILES = (
+    *(TOKENIZER, TEKKEN, VOCABULARY, _MERGES),
+    *("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
+    *("chat_template.json", "chat_template.jinja"),
+)
 _TOKEN_LISTS = ("vocabulary.json", "vocabulary.txt")
 N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>; their ids follow those of the control tokens
 _N_LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}  # vocabulary size -> number of languages
@@ -44,7 +49,18 @@ def find(folder: Path) -> Path | None:
         >>> find(Path("no-such-folder")) is None
         True
     """
-    return next((folder / name for name in (TOKENIZER, _VOCAB) if (folder / name).is_file()), None)
+    names = TOKENIZER, TEKKEN, VOCABULARY
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def all_files(folder: Path) -> list[Path]:
+    """Returns all files of the tokenizer and its chat template in a folder.
+
+    Example:
+        >>> all_files(Path("no-such-folder"))
+        []
+    """
+    return [folder / name for name in _ALL_FILES if (folder / name).is_file()]
 
 
 def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
@@ -72,7 +88,7 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     if path.stat().st_size > _MAX_TOKENIZER_BYTES:
         expected = f"at most {_MAX_TOKENIZER_BYTES} bytes of a tokenizer"
         raise file_error(path, expected, path.stat().st_size, _REMEDY)
-    tokenizer = _read_vocabulary(path) if path.name == _VOCAB else _read_tokenizer_json(path)
+    tokenizer = _read_vocabulary(path) if path.name == VOCABULARY else _read_tokenizer_json(path)
     if not isinstance(tokenizer.model, models.BPE) or not isinstance(
         tokenizer.decoder, decoders.ByteLevel
     ):

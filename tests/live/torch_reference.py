@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from jaxasr.sites import LAYERED, SITES
+from jaxasr.sites import LAYERED, SITES, sites_of
 
 Model = WhisperForConditionalGeneration
+WHISPER_SITES = (*sites_of("encoder"), *sites_of("decoder"))
 # Per site: the module in the layer, and whether the site is its input or output. "" is the layer.
 _SELF = {
     "resid_pre": ("", "in"),
@@ -59,7 +60,7 @@ def reference(
     model: Model,
     mel: np.ndarray,
     tokens: np.ndarray | None = None,
-    only: Iterable[str] = SITES,
+    only: Iterable[str] = WHISPER_SITES,
     positions: np.ndarray | None = None,
     memory: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
@@ -78,7 +79,7 @@ def reference(
     only = [site for site in only if tokens is not None or site.startswith("encoder.")]
     needed = [
         site
-        for site in SITES
+        for site in WHISPER_SITES
         if site in {name for requested in only for name in _sources(requested)}
     ]
     with torch.no_grad(), _record(model, needed) as outputs:

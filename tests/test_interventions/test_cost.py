@@ -18,7 +18,7 @@ from jaxasr import compiled, sites
 D, FRAMES = 15, 11  # width of the tiny decoder, and number of encoder frames
 SCORED = 4  # the scored position, of 7
 ALPHAS = (0.5, 1.0)
-SITES = [site for site in sites.LAYERED if site.startswith("decoder.")]
+SITES = [site for site in sites.sites_of("decoder") if site in sites.LAYERED]
 
 
 def make_plan(model, site):

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import jaxasr
-from jaxasr.sites import SITES, sites_of, spec
+from jaxasr.sites import of, sites_of, spec
 from jaxasr.weights.assemble import abstract_model
 
 # Readouts of all sites of a stack.
@@ -25,7 +25,7 @@ def test_every_released_size_has_every_site_in_its_documented_shape(size):
 
     mel = jax.ShapeDtypeStruct((2, config.n_mels, 3000), jnp.float32)
     (xa, k, v), logits, acts = jax.eval_shape(run, mel, jax.ShapeDtypeStruct((2, 5), jnp.int32))
-    for site in SITES:
+    for site in of(config):
         expected = spec(config, site, 2, 5)
         layers = (expected.n_layer,) if expected.n_layer else ()
         assert acts[site].shape == layers + expected.shape, site

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxasr.config import SIZES
-from jaxasr.weights import WeightsError, assemble, read_checkpoint, save, saving
-from jaxasr.weights.huggingface import from_openai, to_openai
+from jaxasr.weights import WeightsError, assemble, read_checkpoint, save, saving, tensor_files
+from jaxasr.weights.whisper_names import from_openai, to_openai
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_failure_leaves_no_files(read, tmp_path, monkeypatch):
     def full_disk(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(saving, "save_file", full_disk)
+    monkeypatch.setattr(tensor_files, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(assemble(read), tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []

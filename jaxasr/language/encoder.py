@@ -1,0 +1,106 @@
+"""Defines the encoder of an audio language model: that of Whisper, pooled and projected."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxasr.attention import linear
+from jaxasr.blocks import gelu
+from jaxasr.config import Config
+from jaxasr.encoder import Encoder, make_frame_positions
+from jaxasr.taps import Edits, Readout, Tap
+
+
+class Projector(nnx.Module):
+    """One or two linear layers from the encoder to the width of the language model."""
+
+    def __init__(self, config: Config, n_in: int, rngs: nnx.Rngs):
+        family, width = config.audio_language, config.n_text_state
+        assert family is not None  # a Whisper has no projector
+        self.fc1 = linear(config, n_in, width, rngs, family.projector_bias)
+        has_two = family.projector_layers == 2
+        self.fc2 = linear(config, width, width, rngs, family.projector_bias) if has_two else None
+
+    def __call__(self, x: Float[Array, "B A P"]) -> Float[Array, "B A D"]:
+        """Projects every audio token."""
+        x = self.fc1(x)
+        return x if self.fc2 is None else self.fc2(gelu(x))
+
+
+class PooledEncoder(Encoder):
+    """Encodes a log-mel spectrogram as one vector per audio token."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        family = config.audio_language
+        assert family is not None  # a Whisper has the other encoder
+        self.family = family
+        n_pooled = family.frames_per_token if family.pool == "stack" else 1
+        self.projector = Projector(config, config.n_audio_state * n_pooled, rngs)
+
+    def __call__(
+        self,
+        mel: Float[Array, "B M F"],
+        edits: Edits,
+        readout: Readout,
+        unroll: int = 1,
+        blocks: Any = None,
+        n_frames: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B A D"], dict[str, Any]]:
+        """Encodes a batch of windows.
+
+        Args:
+            mel: log-mel spectrograms [B, M, F] of F frames of 10 ms.
+            edits: edits of encoder sites.
+            readout: what to return of the activations.
+            unroll: layers per step of the scan.
+            blocks: unstacked layers. None: scan the stacked layers of the encoder.
+            n_frames: int32 [B], encoder frames of 20 ms that are no padding. None: all.
+
+        Returns:
+            Projected audio [B, A, D], and what `readout` keeps, `{site: [L, B, ...]}`.
+        """
+        is_masked = self.family.masks_frames and n_frames is not None
+        mask = make_frame_mask(n_frames, mel.shape[-1] // 2) if is_masked else None
+
+        def run_block(block: Any, layer_input: Any, x: Array, tap: Tap) -> tuple[Array, None]:
+            return block(x, tap, mask)
+
+        return self.run(mel, run_block, edits, readout, unroll, blocks)
+
+    def to_output(self, x: Float[Array, "B S P"], tap: Tap) -> Float[Array, "B A D"]:
+        """Pools, normalises and projects the residual stream after the last layer."""
+        if self.family.norm_is_first:
+            x = self._pool(tap("ln_post", self.ln_post(x)), tap)
+        else:
+            x = self._pool(x, tap)
+            x = tap("ln_post", self.ln_post(x), make_frame_positions(*x.shape[:2]))
+        return tap("project", self.projector(x), make_frame_positions(*x.shape[:2]))
+
+    def _pool(self, x: Float[Array, "B S D"], tap: Tap) -> Float[Array, "B A P"]:
+        n_rows, n_frames, width = x.shape
+        n_tokens = n_frames // self.family.frames_per_token
+        x = x[:, : n_tokens * self.family.frames_per_token].reshape(n_rows, n_tokens, -1, width)
+        x = x.mean(2) if self.family.pool == "mean" else x.reshape(n_rows, n_tokens, -1)
+        return tap("pool", x, make_frame_positions(n_rows, n_tokens))
+
+
+def make_frame_mask(n_frames: Int[Array, "B"], size: int) -> Bool[Array, "B 1 size size"]:
+    """Returns True where a frame may attend to another: to every frame that is no padding."""
+    is_audio = jnp.arange(size) < jnp.asarray(n_frames)[:, None]
+    return jnp.broadcast_to(is_audio[:, None, None, :], (len(is_audio), 1, size, size))
+
+
+def count_frames(
+    config: Config, lengths: Int[np.ndarray | Array, "B"]
+) -> tuple[Int[np.ndarray | Array, "B"], Int[np.ndarray | Array, "B"]]:
+    """Returns how many encoder frames and audio tokens rows of `lengths` mel frames have."""
+    family = config.audio_language
+    assert family is not None  # a Whisper has no audio tokens
+    if not family.masks_frames:  # the padding is encoded, too
+        return 0 * lengths + config.n_audio_ctx, 0 * lengths + config.n_audio_tokens
+    n_frames = (lengths - 1) // 2 + 1
+    return n_frames, n_frames // family.frames_per_token

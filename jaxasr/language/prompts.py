@@ -1,0 +1,70 @@
+"""Lists the prompts of each family of audio language models."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFormat:
+    """Control tokens and prompts of a family. In a prompt, `{}` stands for a text.
+
+    Attributes:
+        audio: the token that stands for one step of encoded audio. A prompt has it once, and the
+            tokenizer repeats it.
+        pad: the token that pads shorter prompts.
+        control: tokens that the tokenizer must have.
+        plain: the audio, and a text that the model continues.
+        chat: a chat in which a user asks about the audio.
+        transcription: a request for a transcription.
+        language: text of `transcription` if the language is given; `{}` stands for its code.
+
+    Example:
+        >>> from jaxasr.language.prompts import FORMATS
+        >>> FORMATS["voxtral"].audio
+        '[AUDIO]'
+    """
+
+    audio: str
+    pad: str
+    control: tuple[str, ...]
+    plain: str
+    chat: str
+    transcription: str
+    language: str
+
+
+_QWEN_AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+_VOXTRAL_AUDIO = "<s>[INST][BEGIN_AUDIO][AUDIO]"
+
+# Sources: the prompts of Qwen2-Audio's evaluation, the chat template of `Qwen2AudioProcessor` in
+# transformers, and the requests of mistral-common for Voxtral.
+FORMATS: dict[str, PromptFormat] = {
+    "qwen2_audio": PromptFormat(
+        audio="<|AUDIO|>",
+        pad="<|endoftext|>",
+        control=(
+            "<|AUDIO|>",
+            "<|audio_bos|>",
+            "<|audio_eos|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|endoftext|>",
+        ),
+        plain=_QWEN_AUDIO + "{}",
+        chat=(
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            f"<|im_start|>user\nAudio 1: {_QWEN_AUDIO}\n{{}}<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        ),
+        transcription=f"{_QWEN_AUDIO}Detect the language and recognize the speech:{{}}",
+        language=" <|{}|>",
+    ),
+    "voxtral": PromptFormat(
+        audio="[AUDIO]",
+        pad="<pad>",
+        control=("[AUDIO]", "[BEGIN_AUDIO]", "<s>", "[INST]", "[/INST]", "[TRANSCRIBE]", "<pad>"),
+        plain="<s>[BEGIN_AUDIO][AUDIO]{}",
+        chat=_VOXTRAL_AUDIO + "{}[/INST]",
+        transcription=_VOXTRAL_AUDIO + "[/INST]{}[TRANSCRIBE]",
+        language="lang:{}",
+    ),
+}

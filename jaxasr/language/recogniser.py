@@ -1,0 +1,277 @@
+"""Defines what `jaxasr.load` returns for an audio language model: a model with its tokenizer."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxasr import display, sites
+from jaxasr.audio import load_audio
+from jaxasr.cache import Prefix
+from jaxasr.config import Config
+from jaxasr.generate import generate
+from jaxasr.generated_text import GeneratedText
+from jaxasr.language.encoder import count_frames
+from jaxasr.language.inputs import Inputs, features, pad_left
+from jaxasr.language.model import AudioLanguageModel
+from jaxasr.language.tokenizer import LanguageTokenizer
+from jaxasr.language.windows import transcribe_windows
+from jaxasr.languages import language_code
+from jaxasr.precision import precision_name
+from jaxasr.taps import Edits
+from jaxasr.transcript import Transcript
+from jaxasr.weights import Checkpoint
+
+# 16 kHz samples of any number, or the path of an audio file.
+Audio = Float[np.ndarray, "_"] | str | os.PathLike
+# Prompts are padded to a multiple of this length, so that few programs are compiled.
+_PROMPT_STEP = 32
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PromptedRecogniser:
+    """An audio language model with its tokenizer and checkpoint. A prompt states what it does.
+
+    Attributes:
+        model: the model, a pytree.
+        tokenizer: converts between text and token ids, and builds prompts.
+        checkpoint: source of the weights.
+
+    Example:
+        ```python
+        asr = jaxasr.load("qwen2-audio-7b", precision="bfloat16")
+        print(asr.transcribe(audio).text)
+        print(asr.ask(audio, "How does the speaker feel?"))
+        ```
+    """
+
+    model: AudioLanguageModel
+    tokenizer: LanguageTokenizer
+    checkpoint: Checkpoint
+
+    def __repr__(self) -> str:
+        return f"PromptedRecogniser({self.checkpoint.name}: {self.model.summary})"
+
+    def _repr_html_(self) -> str:
+        config = self.config
+        rows = [
+            ("checkpoint", self.checkpoint.name),
+            ("family", config.family),
+            ("source", self.checkpoint.source),
+            *((name, _describe_stack(config, name)) for name in ("encoder", "decoder")),
+            ("vocabulary", f"{config.n_vocab:,} tokens"),
+            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {config.param_dtype}"),
+            ("precision", precision_name(config)),
+        ]
+        return display.table((), rows)
+
+    @property
+    def config(self) -> Config:
+        """Dimensions and dtypes of the model."""
+        return self.model.config
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites of the model, where activations can be read and edited."""
+        return sites.of(self.config)
+
+    def inputs(
+        self,
+        audios: Sequence[Audio],
+        text: str | None = None,
+        *,
+        chat: bool = True,
+        language: str | None = "en",
+    ) -> Inputs:
+        """Prepares features and prompts of recordings of at most one window (30 s).
+
+        Args:
+            audios: recordings: 16 kHz samples, or files.
+            text: a question or another text. None: request a transcription.
+            chat: ask in a chat, the format of models tuned to follow instructions. False: the text
+                directly follows the audio, the format of base models.
+            language: code of the language for a transcription. None: the model detects it.
+
+        Raises:
+            ValueError: a recording that is too long, too short or damaged, or a text with the
+                audio token.
+
+        Example:
+            ```python
+            inputs = asr.inputs([audio], "What is this?")
+            ```
+        """
+        mel, lengths = features([_read_samples(audio) for audio in audios], self.config)
+        language = None if language is None else language_code(language)
+        _, n_audio = count_frames(self.config, lengths)
+        prompts = [self._prompt(int(n), text, chat, language) for n in n_audio]
+        return Inputs(mel, lengths, *pad_left(prompts, self.tokenizer.pad))
+
+    def ask(
+        self,
+        audio: Audio,
+        question: str,
+        *,
+        chat: bool = True,
+        max_new_tokens: int = 256,
+        edits: Edits | None = None,
+    ) -> str:
+        """Answers a question about a recording of at most one window (30 s), greedily.
+
+        Args:
+            audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
+            question: the question.
+            chat: ask in a chat. False: the model continues the question, as base models do.
+            max_new_tokens: most tokens of the answer.
+            edits: `{site: edit}` for sites of the encoder and the decoder.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ValueError: as in `inputs`, or an unknown site.
+
+        Example:
+            ```python
+            answer = asr.ask(audio, "How many people speak?")
+            ```
+        """
+        inputs = self.inputs([audio], question, chat=chat)
+        return self.generate(inputs, max_new_tokens=max_new_tokens, edits=edits).text[0]
+
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        language: str | None = "en",
+        max_new_tokens: int = 256,
+        batch_size: int = 4,
+        edits: Edits | None = None,
+    ) -> Transcript:
+        """Transcribes a recording of any length, window by window.
+
+        A window has 30 s in released models. Each is transcribed independently of the others, with
+        the plain prompt of the family.
+
+        Args:
+            audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
+            language: code or English name of the language. None: the model detects it.
+            max_new_tokens: most tokens per window.
+            batch_size: windows per batch.
+            edits: `{site: edit}` for sites of the encoder and the decoder.
+
+        Returns:
+            Text, and one segment per window. The language is "und" (undetermined) if it was not
+            given and the model does not state it.
+
+        Raises:
+            ValueError: an unknown language or site, or audio that cannot be read.
+
+        Example:
+            ```python
+            text = asr.transcribe(audio, language="de").text
+            ```
+        """
+        return transcribe_windows(
+            self,
+            _read_samples(audio),
+            language=language,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            edits=edits,
+        )
+
+    def generate(
+        self,
+        inputs: Inputs,
+        *,
+        memory: Prefix | None = None,
+        max_new_tokens: int = 256,
+        edits: Edits | None = None,
+    ) -> GeneratedText:
+        """Generates the text after each prompt greedily.
+
+        Args:
+            inputs: features and prompts, from `inputs`.
+            memory: encoded audio of the same recordings. None: encode `inputs.mel`.
+            max_new_tokens: most tokens to generate per row.
+            edits: `{site: edit}` for sites of the encoder and the decoder. Those of the encoder act
+                only without `memory`.
+
+        Returns:
+            Ids, text and mean log-probability of each row. `no_speech_prob` is NaN, because the
+            model has no token for silence.
+
+        Raises:
+            ValueError: an unknown site, or encoder edits together with `memory`.
+
+        Example:
+            ```python
+            text = asr.generate(asr.inputs([audio], "What is this?")).text[0]
+            ```
+        """
+        sites.check_known(edits or {}, self.sites)
+        encoder_edits, decoder_edits = (
+            {site: edit for site, edit in (edits or {}).items() if sites.stack_of(site) == stack}
+            for stack in ("encoder", "decoder")
+        )
+        if memory is None:
+            memory, _ = self.model.encode(inputs.mel, encoder_edits, lengths=inputs.lengths)
+        elif encoder_edits:
+            raise ValueError(
+                f"edits: {', '.join(encoder_edits)} cannot act, because memory is given. Leave out "
+                "memory, or give the edits to asr.model.encode."
+            )
+        padding = -inputs.tokens.shape[1] % _PROMPT_STEP
+        eos = self.config.eos
+        generation = generate(
+            self.model,
+            memory,
+            np.pad(inputs.tokens, ((0, 0), (padding, 0)), constant_values=self.tokenizer.pad),
+            positions=_pad_positions(inputs.positions, padding),
+            max_new_tokens=max_new_tokens,
+            edits=decoder_edits,
+            eot=eos[0] if eos else None,
+        )
+        tokens, lengths = np.asarray(generation.tokens), np.asarray(generation.lengths)
+        # A generation ends at one id. Any other end-of-text is cut off here.
+        rows = [_until_any(row[:n].tolist(), eos) for row, n in zip(tokens, lengths)]
+        n_counted = np.array([len(row) + 1 for row in rows])
+        is_counted = np.arange(tokens.shape[1]) < n_counted[:, None]
+        return GeneratedText(
+            ids=tuple(map(tuple, rows)),
+            text=tuple(self.tokenizer.decode(row).strip() for row in rows),
+            avg_logprob=(np.asarray(generation.logprobs) * is_counted).sum(-1) / n_counted,
+            no_speech_prob=np.asarray(generation.no_speech_prob),
+            ended=n_counted <= max_new_tokens,
+            generation=generation,
+        )
+
+    def _prompt(
+        self, n_audio: int, text: str | None, chat: bool, language: str | None
+    ) -> list[int]:
+        if text is None:
+            return self.tokenizer.transcription(n_audio, language)
+        return (self.tokenizer.chat if chat else self.tokenizer.plain)(n_audio, text)
+
+
+def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
+    return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
+
+
+def _pad_positions(positions: Int[np.ndarray, "B T"], padding: int) -> Int[np.ndarray, "B P"]:
+    """Returns positions with `padding` more columns of padding on the left."""
+    earlier = positions[:, :1] - np.arange(padding, 0, -1, dtype=np.int32)
+    return np.concatenate([np.minimum(earlier, -1), positions], axis=1)
+
+
+def _until_any(ids: list[int], ends: tuple[int, ...]) -> list[int]:
+    return ids[: next((i for i, id_ in enumerate(ids) if id_ in ends), len(ids))]
+
+
+def _describe_stack(config: Config, stack: str) -> str:
+    shape = config.stack(stack)
+    shared = f" ({shape.n_kv_head} of keys)" if shape.n_kv_head != shape.n_head else ""
+    return f"{shape.n_layer} layers, {shape.n_head} heads{shared}, width {shape.width}"

@@ -1,0 +1,98 @@
+"""Transcribes a long recording window by window with an audio language model."""
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxasr.audio.features import check_samples
+from jaxasr.config import SAMPLE_RATE
+from jaxasr.generated_text import GeneratedText
+from jaxasr.language.inputs import least_samples
+from jaxasr.languages import LANGUAGES, language_code
+from jaxasr.taps import Edits
+from jaxasr.text import compression_ratio
+from jaxasr.transcript import Segment, Silence, Transcript
+
+if TYPE_CHECKING:
+    from jaxasr.language.recogniser import PromptedRecogniser
+
+UNDETERMINED = "und"  # code of ISO 639-2 for a language that is not known
+# A language that the model states before the text.
+_STATED_LANGUAGE = re.compile(r"^\s*<\|([a-z]{2,3})\|>")
+
+
+def transcribe_windows(
+    asr: "PromptedRecogniser",
+    audio: Float[np.ndarray, "n_samples"],
+    *,
+    language: str | None,
+    max_new_tokens: int,
+    batch_size: int,
+    edits: Edits | None,
+) -> Transcript:
+    """Transcribes a recording of any length; see `PromptedRecogniser.transcribe`."""
+    check_samples(audio)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1 window, got {batch_size}.")
+    language = None if language is None else language_code(language)
+    width, least = asr.config.n_samples, least_samples(asr.config)
+    # The last window is left out if it is too short for an audio token.
+    starts = [i for i in range(0, len(audio), width) if len(audio) - i >= least or i == 0]
+    segments: list[Segment] = []
+    silences: list[Silence] = []
+    stated: str | None = None
+    for first in range(0, len(starts), batch_size):
+        batch = starts[first : first + batch_size]
+        windows = [audio[start : start + width] for start in batch]
+        out = asr.generate(
+            asr.inputs(windows, language=language), max_new_tokens=max_new_tokens, edits=edits
+        )
+        stated = stated or _find_language(asr, out.ids[0])
+        for row, (start, window) in enumerate(zip(batch, windows)):
+            seconds = start / SAMPLE_RATE, (start + len(window)) / SAMPLE_RATE
+            segment = _make_segment(out, row, *seconds)
+            if segment.text:
+                segments.append(segment)
+            else:
+                silences.append(_make_silence(segment))
+    return Transcript(
+        text=" ".join(segment.text for segment in segments),
+        segments=tuple(segments),
+        language=language or stated or UNDETERMINED,
+        language_prob=None,
+        duration=len(audio) / SAMPLE_RATE,
+        silences=tuple(silences),
+    )
+
+
+def _find_language(asr: "PromptedRecogniser", ids: tuple[int, ...]) -> str | None:
+    match = _STATED_LANGUAGE.match(asr.tokenizer.decode(ids, special=True))
+    return match[1] if match and match[1] in LANGUAGES else None
+
+
+def _make_segment(out: GeneratedText, row: int, start: float, end: float) -> Segment:
+    text = _STATED_LANGUAGE.sub("", out.text[row]).strip()
+    return Segment(
+        start=round(start, 3),
+        end=round(end, 3),
+        text=text,
+        tokens=out.ids[row],
+        seek=round(start, 3),
+        avg_logprob=float(out.avg_logprob[row]),
+        no_speech_prob=float(out.no_speech_prob[row]),
+        compression_ratio=compression_ratio(text) if text else 0.0,
+        temperature=0.0,
+    )
+
+
+def _make_silence(segment: Segment) -> Silence:
+    return Silence(
+        start=segment.start,
+        end=segment.end,
+        left_out=False,
+        text="",
+        avg_logprob=segment.avg_logprob,
+        no_speech_prob=segment.no_speech_prob,
+    )

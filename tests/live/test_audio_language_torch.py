@@ -1,0 +1,43 @@
+"""Every site of tiny audio language models equals transformers, in float32 and in float64."""
+
+# ruff: noqa: E402 (torch is imported first, because without it this file is skipped)
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from audio_language_reference import build, reference
+
+from jaxasr.language.encoder import count_frames
+from tests.audio_language import TINY, activations, tiny_mel, tiny_model, tiny_tokens, visible_error
+
+TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
+EXACT = 1e-8  # of max(1, max|reference|), in float64
+CASES = [
+    (name, n_kv_head, lengths)
+    for name in TINY
+    for n_kv_head in (2, 4)
+    for lengths in ([40, 29, 9], [31, 40, 18])
+]
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize(("name", "n_kv_head", "lengths"), CASES)
+def test_every_site_agrees_with_transformers(name, n_kv_head, lengths, double):
+    lengths = np.array(lengths)
+    dtype = "float64" if double else "float32"
+    model = tiny_model(name, n_text_kv_head=n_kv_head)
+    config = model.config
+    theirs = build(model, double)
+    tokens, positions = tiny_tokens(config, np.asarray(count_frames(config, lengths)[1]))
+    expected = reference(theirs, config, tiny_mel(config, lengths), lengths, tokens, positions)
+    with jax.enable_x64(double):
+        ours = activations(
+            tiny_model(name, n_text_kv_head=n_kv_head, dtype=dtype, param_dtype=dtype), lengths
+        )
+    assert {value.dtype for value in ours.values()} == {np.dtype(dtype)}
+    errors = {site: visible_error(site, ours[site], expected[site], positions) for site in expected}
+    print(max(errors.values()))  # with pytest -s
+    assert errors.keys() == ours.keys()
+    assert max(errors.values()) < (EXACT if double else TOLERANCE), errors
