@@ -26,7 +26,7 @@ from jaxasr.transcript import Word
 
 MAX_NEW_TOKENS = 224  # Whisper's default: half of the decoder's context of 448 tokens
 # Texts are padded to a multiple of this number of tokens, so that they share compiled programs.
-_BUCKET_TOKENS = 32
+BUCKET_TOKENS = 32
 
 Samples = Float[np.ndarray, "n"]  # samples of a recording at 16 kHz
 
@@ -291,7 +291,7 @@ def make_run(
         ```
     """
     n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
-    width = min(-(-n // _BUCKET_TOKENS) * _BUCKET_TOKENS, asr.config.n_text_ctx)
+    width = min(-(-n // BUCKET_TOKENS) * BUCKET_TOKENS, asr.config.n_text_ctx)
     tokens = jnp.asarray([[*prompt, *ids, *[end] * (width - n)]])
     positions = jnp.where(jnp.arange(width) < n, jnp.arange(width), -1)  # -1 marks padding
     run = interventions.Run(memory=memory, tokens=tokens, positions=positions[None])

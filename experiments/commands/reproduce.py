@@ -62,6 +62,14 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick", help="Use fewer recordings, for a result in minutes.")
     ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            help="Output folder of an earlier run with a model of another family, such as an audio "
+            "language model, for claims that compare the two.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of samples, noise and resampling.")] = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -83,6 +91,10 @@ def reproduce(
     for name in data or ():
         if not name.startswith("hf:") and not Path(name).exists():
             raise FileNotFoundError(f"--data {name}: no such file or folder. Check the spelling.")
+    others = {} if compare is None else {name: compare / name / "arrays.nc" for name in names}
+    for path in others.values():
+        if not path.exists():
+            raise FileNotFoundError(f"--compare {compare}: it has no {path}. Run it first.")
     with steps("start JAX"):
         runtime.start(device, distributed)
         from experiments.data import real_speech
@@ -98,6 +110,7 @@ def reproduce(
         [],
         model,
         **recordings,
+        **({} if compare is None else {"compare": compare}),
         preset=preset or default_preset,
         quick=quick,
         seed=seed,
@@ -119,6 +132,7 @@ def reproduce(
             folder,
             record=outputs[name].record,
             process=process,
+            compare=others.get(name),
             **settings,
         )
 

@@ -161,8 +161,11 @@ def judge_claims(arrays: xr.Dataset, config: ProbingSettings) -> dict[str, Findi
         for key, question in accuracies.items()
     }
     findings["accent_upper"] = _judge_accent(arrays, config)
-    findings["knows_more_than_it_says"] = CLAIMS["knows_more_than_it_says"].judge(
-        None, _QWEN_MISSING
+    knows_more = CLAIMS["knows_more_than_it_says"]
+    findings["knows_more_than_it_says"] = (
+        judge_question(knows_more, arrays, "gender", _probe_minus_answer, config)
+        if "answered" in arrays
+        else knows_more.judge(None, _QWEN_MISSING)
     )
     return {key: findings[key] for key in CLAIMS}
 
@@ -217,6 +220,14 @@ def permutation_p(value: float, permuted: Sequence[float] | np.ndarray) -> float
 
 def _upper(rows: xr.Dataset) -> np.ndarray:
     return accuracy(rows, layers_between(rows, *UPPER_DEPTHS))
+
+
+def _probe_minus_answer(rows: xr.Dataset) -> np.ndarray:
+    """Subtracts the accuracy of the model's answers from that of the probes."""
+    # An answer has no layer; every layer stands for it.
+    answered = rows.answered.expand_dims(layer=rows.layer)
+    layers = [str(layer) for layer in rows.layer.values]
+    return _upper(rows) - accuracy(rows.assign(answered=answered), layers, "answered")
 
 
 def _gain_over(baseline: str) -> Callable[[xr.Dataset], np.ndarray]:

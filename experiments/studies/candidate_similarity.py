@@ -120,7 +120,7 @@ def cosine_in_vocabulary(asr: Recogniser, tokens: Iterable[int]) -> Compare:
         asr: the model.
         tokens: ids of all tokens that the function will be called with.
     """
-    table, vocabulary = asr.model.decoder.token_embedding[...], np.unique(list(tokens))
+    table, vocabulary = asr.model.decoder.unembedding, np.unique(list(tokens))
     # The mean is subtracted, because all vectors share a large common component.
     rows = np.asarray(table[vocabulary] - table.mean(0), np.float32)
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -13,6 +13,7 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing, speaker_attributes as attributes
+from experiments.studies.asked_gender import add_answers
 from experiments.studies.attribute_claims import (
     CLAIMS,
     UPPER_DEPTHS,
@@ -33,6 +34,8 @@ from experiments.studies.selection import (
 )
 from experiments.studies.study import Analysis, Study, choice, layers_in_band, paper
 from jaxasr import Recogniser
+from jaxasr.families import FAMILIES, WHISPER
+from jaxasr.language.recogniser import PromptedRecogniser
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     Returns:
         The dataset of `experiments.studies.probing.probe_layers`, with rows of all attributes.
         `accent_null` [permutation]: accuracies of the upper layers for permuted accents.
+        `answered` [example]: whether an audio language model, asked for the gender, is right.
     """
 
     def encode(clips: Sequence[Utterance]) -> list[Arrays]:
@@ -96,6 +100,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     arrays = probing.concatenate(questions)
     if "accent" in probing.questions(arrays):
         arrays["accent_null"] = ("permutation", _permute_accents(encode, speech, config))
+    if isinstance(asr, PromptedRecogniser) and "gender" in probing.questions(arrays):
+        arrays = add_answers(asr, speech, arrays, cache)
     return arrays
 
 
@@ -250,6 +256,7 @@ STUDY = Study(
     },
     claims=CLAIMS,
     version=2,
+    families=(WHISPER, *FAMILIES),
     differs=(
         "at most `per_speaker` recordings of a speaker, so that more speakers are tested",
         "cross-validation over speakers instead of one split; balanced accuracy instead of plain",

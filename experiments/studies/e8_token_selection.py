@@ -15,8 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import interventions
-import jaxasr
-from experiments.analyses import lens
+from experiments.analyses.generated_runs import generate_run
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.candidate_similarity import (
@@ -36,10 +35,11 @@ from experiments.studies.selection import (
     select_speech,
     supported_languages,
 )
-from experiments.studies.selection_claims import CLAIMS, judge_claims
+from experiments.studies.selection_claims import CLAIMS, compare_saturation, judge_claims
 from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from experiments.studies.token_figures import language_figure, selection_figure
 from jaxasr import Recogniser
+from jaxasr.families import FAMILIES, WHISPER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
             "speaker": ("example", [speakers[clip.id] for clip, _ in with_text]),
             "n_tokens": ("example", [item["saturation"].size for _, item in with_text]),
         },
+        {} if asr.config.family == WHISPER else {"family": asr.config.family},
     )
 
 
@@ -113,14 +114,13 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
         `hit` [offset, L, T] and `hit_null` [L, T]: results of `look_ahead`.
         `sound`, `meaning` and their variants [L, T]: results of `similarity`.
     """
-    memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
-    prompt = asr.tokenizer.prompt(language(clip))
-    [text_ids] = asr.generate(memory, prompt).ids
-    # The run decodes prompt and text again. `next_tokens` are the tokens after each position.
-    run, next_tokens = lens.make_run(memory, prompt, list(text_ids), asr)
-    lens_result = interventions.logit_lens(asr.model, run, config.top_k, final=next_tokens)
+    generated = generate_run(asr, first_window(clip), language(clip))
+    text_ids, n_prompt = generated.ids, generated.n_prompt
+    lens_result = interventions.logit_lens(
+        asr.model, generated.run, config.top_k, final=generated.next_tokens
+    )
     # The state at a position predicts the next token, so the last prompt token predicts the first.
-    predicting = slice(len(prompt) - 1, len(prompt) - 1 + len(text_ids))
+    predicting = slice(n_prompt - 1, n_prompt - 1 + len(text_ids))
     candidates = np.asarray(lens_result.ids)[:, 0, predicting]
     ids = np.asarray(text_ids, int)
     hit, hit_null = look_ahead(candidates, ids)
@@ -189,6 +189,8 @@ STUDY = Study(
     },
     claims=CLAIMS,
     version=2,
+    families=(WHISPER, *FAMILIES),
+    compare=compare_saturation,
     differs=(
         "recordings are spread over the sets of the corpus, and there is one per speaker",
         "similarity of meaning is the cosine between the model's centred unembedding vectors; the "

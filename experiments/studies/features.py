@@ -12,8 +12,10 @@ import jaxasr
 from experiments.analyses.lens import MAX_NEW_TOKENS, make_run
 from experiments.item_cache import Arrays
 from experiments.store import pools
+from interventions.run import encode_mel
 from jaxasr import Memory, Recogniser
 from jaxasr.audio import n_frames
+from jaxasr.config import HOP
 from jaxasr.text import compression_ratio
 
 
@@ -33,11 +35,15 @@ def encoder_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Arrays:
 
 def encode_with_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> tuple[Memory, Arrays]:
     """Returns the memory for the decoder, and the features of `encoder_features`, by one pass."""
+    audio = audio[: asr.config.n_samples]  # all of it, unless the window is shorter than 30 s
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
     # One mean, over frames 0 to n - 1.
     spans = pools.spans(("speech",), first=[0], end=[n], length=[n], whole=None)
-    memory, acts = asr.model.encode(mel[None], readout=pools.readout(spans, sites))
+    # An audio language model masks the padding. Mel frames have 10 ms.
+    is_whisper = asr.config.audio_language is None
+    lengths = None if is_whisper else np.array([-(-len(audio) // HOP)], np.int32)
+    memory, acts = encode_mel(asr.model, mel[None], lengths, readout=pools.readout(spans, sites))
     return memory, {"mel": _mean_spectrum(mel, n), "layers": _stack_layers(acts, *sites)[0]}
 
 

@@ -15,10 +15,10 @@ from experiments.progress import Progress
 from experiments.runtime import describe_weights
 from experiments.studies import forest, registry, study_page
 from experiments.studies.finding_rows import finding_row
-from experiments.studies.study import Settings, Study
+from experiments.studies.study import Analysis, Settings, Study
 from interventions.storage.process_parts import part_folder
 from interventions.storage.provenance import provenance
-from interventions.storage.results import save_result
+from interventions.storage.results import load_result, save_result
 from interventions.storage.text_files import (
     only_writer,
     staging,
@@ -81,6 +81,7 @@ def reproduce(
     steps: Progress | None = None,
     record: Callable[[Path], None] = lambda new: None,
     process: Process | None = None,
+    compare: Path | None = None,
 ) -> Result:
     """Runs one study, and writes `result.json`, `arrays.nc`, figures and `index.html`.
 
@@ -101,16 +102,21 @@ def reproduce(
             new files, before they replace the old ones.
         process: this process. Several processes divide the items, and the first one writes the
             files.
+        compare: `arrays.nc` of a run of this study with another model. None: claims that compare
+            models are not testable.
 
     Returns:
         The content of `result.json`. Empty in all processes but the first.
 
     Raises:
-        ValueError: the preset is unknown.
+        ValueError: the preset is unknown, or the study does not support the model's family or a
+            comparison.
         BlockingIOError: another process is writing to `out`.
         Exception: the study fails.
     """
+    check_support(name, study, asr.config.family, compares=compare is not None)
     steps, clock = steps or Progress(quiet=True), _Clock()
+    other = None if compare is None else load_result(compare)
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
     process = process or Process()
     # Only values of settings are hashed, so that a reworded reason keeps the stored items.
@@ -124,6 +130,9 @@ def reproduce(
             return {}
         with steps(f"{name} analysis and figures"):
             analysis = study.analyse(arrays, settings)
+            if other is not None and study.compare is not None:
+                compared = study.compare(arrays, other, settings.seed)
+                analysis = Analysis({**analysis.findings, **compared}, analysis.numbers)
             findings = {key: finding_row(value) for key, value in analysis.findings.items()}
             plots = {"forest": forest.draw_forest({"": findings})} if findings else {}
             plots |= study.draw(arrays, settings)
@@ -150,6 +159,20 @@ def reproduce(
             write_json(new / "result.json", result)
             record(new)
     return result
+
+
+def check_support(name: str, study: Study, family: str, compares: bool = False) -> None:
+    """Raises ValueError unless a study supports a family of models, and a comparison if asked."""
+    if family not in study.families:
+        supported = [
+            key for key in registry.study_modules() if family in registry.study(key).families
+        ]
+        raise ValueError(
+            f"{name}: expected a model of the family {' or '.join(study.families)}, got {family}. "
+            f"Experiments that support it: {', '.join(supported) or 'none'}."
+        )
+    if compares and study.compare is None:
+        raise ValueError(f"{name}: no claim compares models. Leave out --compare.")
 
 
 def reproduce_all(

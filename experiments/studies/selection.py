@@ -195,7 +195,8 @@ def supported_languages(asr: Recogniser, languages: Iterable[str] | None) -> lis
     Returns:
         `languages` for a multilingual model, `["en"]` for an English-only model.
     """
-    if asr.tokenizer.is_multilingual:
+    # Audio language models are multilingual.
+    if asr.config.audio_language is not None or asr.tokenizer.is_multilingual:
         return None if languages is None else list(languages)
     return ["en"]
 

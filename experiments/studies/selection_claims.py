@@ -80,6 +80,7 @@ CLAIMS = {
     ),
 }
 _QWEN_MISSING = "only one family of models; Qwen2-Audio cannot be loaded"
+_WHISPER_MISSING = "only one family of models; --compare names a result of Whisper"
 
 
 def judge_claims(arrays: xr.Dataset, seed: int) -> dict[str, Finding]:
@@ -126,8 +127,42 @@ def judge_claims(arrays: xr.Dataset, seed: int) -> dict[str, Finding]:
         findings[key] = claim.judge(dataclasses.replace(evidence, floor=floors.get(key)))
     if np.isnan(sound).all():  # espeak-ng is not installed
         findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, ESPEAK_MISSING)
-    findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(None, _QWEN_MISSING)
+    missing = _WHISPER_MISSING if "family" in arrays.attrs else _QWEN_MISSING
+    findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(None, missing)
     return {key: findings[key] for key in CLAIMS}
+
+
+def compare_saturation(arrays: xr.Dataset, other: xr.Dataset, seed: int) -> dict[str, Finding]:
+    """Judges whether Whisper saturates earlier than an audio language model.
+
+    The number of a recording is Whisper's mean saturation depth minus that of the other model.
+
+    Args:
+        arrays: the results of a run of E8.
+        other: those of a model of the other kind, with some of the same recordings.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: both results are of Whisper, or neither is.
+    """
+    claim, both = CLAIMS["earlier_than_qwen"], (arrays, other)
+    if reasons := [x.attrs["untestable"] for x in both if "untestable" in x.attrs]:
+        return {"earlier_than_qwen": claim.judge(None, reasons[0])}
+    ours = [x for x in both if "family" not in x.attrs]
+    if len(ours) != 1:
+        families = " and ".join(x.attrs.get("family", "whisper") for x in both)
+        raise ValueError(
+            f"--compare: expected a result of Whisper and one of an audio language model, got "
+            f"{families}."
+        )
+    [whisper], [lm] = ours, [x for x in both if "family" in x.attrs]
+    shared = np.intersect1d(whisper.example.values, lm.example.values)
+    if not shared.size:
+        return {"earlier_than_qwen": claim.judge(None, "the two results share no recording")}
+    whisper, lm = whisper.sel(example=shared), lm.sel(example=shared)
+    difference = whisper.saturation.values - lm.saturation.values
+    evidence = mean_evidence(difference, whisper.speaker.values, bounds=(-1, 1), seed=seed)
+    return {"earlier_than_qwen": claim.judge(evidence)}
 
 
 def _gain_with_depth(

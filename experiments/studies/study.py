@@ -108,6 +108,9 @@ class Study:
             package. "quick" is applied after another preset. Without "all", "here" replaces it.
         claims: the tested claims by key. `analyse` returns one finding for each claim.
         differs: differences between our method and the paper's.
+        families: families of models that the study supports; see `jaxasr.families`.
+        compare: `compare(arrays, other, seed)` returns the findings of claims that compare a run
+            with `other`, the arrays of a run with another model. None: no claim does.
         version: number to increase when `run` changes, so that `cache` ignores old items.
     """
 
@@ -123,6 +126,8 @@ class Study:
     claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
     differs: tuple[str, ...] = ()
     version: int = 1
+    families: tuple[str, ...] = ("whisper",)
+    compare: Callable[..., Mapping[str, Finding]] | None = None
 
     def configured(self, preset: str, *, quick: bool = False, seed: int = 0) -> Settings:
         """Returns the settings of a preset.

@@ -3,6 +3,7 @@
 from interventions.edits.attention import (
     AttendOnlyTo as AttendOnlyTo,
     Knockout as Knockout,
+    KnockoutAudio as KnockoutAudio,
     attend_only_to as attend_only_to,
     freeze_pattern as freeze_pattern,
     knockout as knockout,

@@ -56,9 +56,7 @@ class Knockout(EditBase):
     keys: Place
 
     def __call__(self, x: Float[Array, "B H T S"], at: At) -> Float[Array, "B H T S"]:
-        is_masked, is_visible = self.keys(_key_positions(at))[:, None, None, :], _visible_keys(at)
-        keeps_a_key = (is_visible & ~is_masked).any(-1, keepdims=True)
-        return jnp.where(is_masked & keeps_a_key, -jnp.inf, x).astype(x.dtype)
+        return _mask_scores(x, self.keys(_key_positions(at)), at)
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError unless the site is a `scores` site that has `keys` and others."""
@@ -69,6 +67,38 @@ class Knockout(EditBase):
                 f"keys: expected some of the {spec.size('S')} keys at {spec.site!r}, got "
                 f"all {spec.size('S')} keys. Leave at least one to attend to."
             )
+
+
+@pytrees.dataclass(repr=False)
+class KnockoutAudio(EditBase):
+    """Sets attention scores at the keys of `frames` to -∞. Made by `knockout(frames=...)`.
+
+    In the decoder of an audio language model, these are the keys that hold the audio tokens
+    `frames`. At cross-attention and in the encoder, frames are the keys themselves.
+
+    Example:
+        >>> from interventions import knockout
+        >>> knockout(frames=range(10))
+        KnockoutAudio(frames=0:10)
+    """
+
+    frames: Place
+
+    def __call__(self, x: Float[Array, "B H T S"], at: At) -> Float[Array, "B H T S"]:
+        frames = _key_positions(at) if at.key_frames is None else at.key_frames
+        return _mask_scores(x, self.frames(frames), at)
+
+    def check(self, spec: SiteSpec) -> None:
+        """Raises ValueError unless the site is a `scores` site whose keys hold `frames`."""
+        _check_site(spec, ending="scores", edit_name="KnockoutAudio")
+        in_text = spec.site.startswith("decoder.attn.")
+        if in_text and not spec.n_audio_tokens:
+            raise ValueError(
+                f"frames: the keys at {spec.site!r} hold no audio, so the edit would never fire. "
+                "Use 'decoder.cross_attn.scores', or keys= for positions."
+            )
+        size = spec.n_audio_tokens if in_text else spec.size("S")
+        check_within(self.frames, size=size, name="frames", site=spec.site)
 
 
 def attend_only_to(keys: Indices) -> AttendOnlyTo:
@@ -89,8 +119,8 @@ def attend_only_to(keys: Indices) -> AttendOnlyTo:
     return AttendOnlyTo(_required_place(keys))
 
 
-def knockout(keys: Indices) -> Knockout:
-    """Masks `keys` for every query. Edits `scores` sites.
+def knockout(keys: Indices = None, *, frames: Indices = None) -> Knockout | KnockoutAudio:
+    """Masks `keys`, or the keys of `frames`, for every query. Edits `scores` sites.
 
     The softmax then gives their weight to the other keys. `only(knockout(...), heads=1)` restricts
     the edit to one head.
@@ -99,16 +129,27 @@ def knockout(keys: Indices) -> Knockout:
         keys: an index, several indices, a `range`, a `slice` or an int array. They count frames
             of 20 ms in cross-attention and the encoder, and positions in decoder self-attention.
             In cross-attention, `slice(50, 100)` masks 1.0 s to 2.0 s.
+        frames: audio time instead of `keys`, in the same types. In the decoder of an audio language
+            model they count audio tokens, elsewhere frames of 20 ms.
 
     Raises:
-        ValueError: `keys` is empty or does not hold integers.
+        ValueError: not exactly one of `keys` and `frames` is given, or it is empty or does not hold
+            integers.
 
     Example:
         >>> from interventions import knockout
         >>> {"decoder.cross_attn.scores": knockout(slice(50, 100))}
         {'decoder.cross_attn.scores': Knockout(keys=50:100)}
+        >>> {"decoder.attn.scores": knockout(frames=slice(0, 5))}  # of an audio language model
+        {'decoder.attn.scores': KnockoutAudio(frames=0:5)}
     """
-    return Knockout(_required_place(keys))
+    if frames is None:
+        return Knockout(_required_place(keys))
+    if keys is not None:
+        raise ValueError(f"keys: expected None with frames, got {keys!r}. Give one of the two.")
+    place = as_place(frames, "frames")
+    assert place is not None  # only None has no place
+    return KnockoutAudio(place)
 
 
 def freeze_pattern(pattern: Float[Array, "*L B H T S"], partial: bool = False) -> Patch:
@@ -172,6 +213,15 @@ def _required_place(keys: Indices) -> Place:
     if indices is None:
         raise ValueError("keys: expected one or more indices, a range or a slice, got None.")
     return indices
+
+
+def _mask_scores(
+    x: Float[Array, "B H T S"], is_masked: Bool[Array, "B S"], at: At
+) -> Float[Array, "B H T S"]:
+    """Sets scores at masked keys to -∞. A query without any other key keeps its scores."""
+    is_masked, is_visible = is_masked[:, None, None, :], _visible_keys(at)
+    keeps_a_key = (is_visible & ~is_masked).any(-1, keepdims=True)
+    return jnp.where(is_masked & keeps_a_key, -jnp.inf, x).astype(x.dtype)
 
 
 def _key_positions(at: At) -> Array:

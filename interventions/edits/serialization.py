@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interventions.edits.attention import AttendOnlyTo, Knockout
+from interventions.edits.attention import AttendOnlyTo, Knockout, KnockoutAudio
 from interventions.edits.base import FromRow
 from interventions.edits.combining import Chain, Restrict
 from interventions.edits.noise import Noise
@@ -110,8 +110,8 @@ _FIELDS: dict[type, dict[str, FieldType]] = {
         **dict.fromkeys(("layers", "heads", "positions", "frames", "rows"), _OPTIONAL_PLACE),
         "when": _WHEN,
     },
-    AttendOnlyTo: {"keys": _PLACE},
-    Knockout: {"keys": _PLACE},
+    **{cls: {"keys": _PLACE} for cls in (AttendOnlyTo, Knockout)},
+    KnockoutAudio: {"frames": _PLACE},
     Among: {"values": ("an array of integers", _is_integer_array)},
     Between: {"start": _INTEGER, "stop": _INTEGER},
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from html_outline import Outline
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+import jaxasr
 from experiments import cli
 from experiments.item_cache import ItemCache, short_hash
 from experiments.studies import registry, reproduce as studies, study_page
@@ -81,7 +83,8 @@ def _no_model(monkeypatch):
 
 
 def run_study(out: Path, fake: Study, **options: Any) -> dict[str, Any]:
-    return studies.reproduce("X1", fake, None, studies.builtin(), out, **options)
+    whisper = types.SimpleNamespace(config=jaxasr.SIZES["tiny.en"])
+    return studies.reproduce("X1", fake, whisper, studies.builtin(), out, **options)
 
 
 def test_settings_have_sources():
