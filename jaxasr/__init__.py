@@ -11,6 +11,8 @@ from jaxasr.config import SIZES as SIZES, Config as Config
 from jaxasr.generate import Generation as Generation, generate as generate
 from jaxasr.generated_text import GeneratedText as GeneratedText
 from jaxasr.language.model import AudioLanguageModel as AudioLanguageModel
+from jaxasr.language.recogniser import PromptedRecogniser as PromptedRecogniser
+from jaxasr.language.tokenizer import LanguageTokenizer as LanguageTokenizer
 from jaxasr.loading import load as load
 from jaxasr.meshes import make_mesh as make_mesh
 from jaxasr.model import SpeechModel as SpeechModel, Whisper as Whisper
