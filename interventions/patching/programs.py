@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, Int
 from interventions.edits.cells import Cell, Coordinates, place_at
 from interventions.patching.packing import PackedRows
 from interventions.patching.recordings import Recordings
-from interventions.patching.resumed_encoder import encode_options, resumed_memory
+from interventions.patching.resumed_encoder import resumed_memory
 from interventions.patching.resumed_language import resumed_decoder_class
 from interventions.patching.unedited import unfreeze
 from interventions.patching.whole_pass import score_edited, score_memory, score_residual
+from interventions.run import encode_mel
 from jaxasr import compiled, pytrees, sites
 from jaxasr.cache import EncodedAudio
 from jaxasr.model import SpeechModel, full_precision
@@ -47,7 +48,7 @@ def encode(
 ) -> tuple[EncodedAudio, dict[str, Array]]:
     """Encodes recordings, and returns the memory and the activations of `readout`."""
     with full_precision(model):
-        return model.encode(mel, readout=readout, **encode_options(lengths))
+        return encode_mel(model, mel, lengths, None, readout)
 
 
 def resumed_decoder_cells(
@@ -156,8 +157,7 @@ def encoder_cells(
                 )
             else:
                 assert recording.mel is not None
-                options = encode_options(recording.lengths)
-                memory = model.encode(recording.mel, edits, **options)[0]
+                memory = encode_mel(model, recording.mel, recording.lengths, edits)[0]
             return score_memory(
                 model, recording.tokens, memory, scored_position, recording.metric.first
             )

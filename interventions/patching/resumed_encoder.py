@@ -7,19 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from interventions.forward import mask_padding
 from jaxasr.cache import EncodedAudio
-from jaxasr.language.encoder import count_frames, make_frame_mask
+from jaxasr.language.encoder import count_frames
 from jaxasr.model import SpeechModel
 from jaxasr.taps import NOTHING, At, Edits, Tap
 
 RESIDUAL_SITES = "encoder.resid_pre", "encoder.resid_post"
 # Residuals before every layer, and residuals after every layer.
 Residuals = tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]]
-
-
-def encode_options(lengths: Int[Array, "R"] | None) -> dict[str, Array]:
-    """Returns the arguments of `model.encode` for recordings of known lengths."""
-    return {} if lengths is None else {"lengths": lengths}
 
 
 def resumed_memory(
@@ -61,13 +57,7 @@ def _memory_from(
     If `first_layer` is the number of layers, no layer runs.
     """
     positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-    mask, options = None, {}
-    if lengths is not None:
-        family = model.config.audio_language
-        assert family is not None  # only audio language models take lengths
-        n_frames, n_tokens = count_frames(model.config, lengths)
-        options = {"lengths": n_tokens}
-        mask = make_frame_mask(n_frames, x.shape[1]) if family.masks_frames else None
+    mask = mask_padding(model.config, lengths)
 
     def run_layer(i: Int[Array, ""], x: Float[Array, "1 S D"]) -> Float[Array, "1 S D"]:
         block = jax.tree.map(
@@ -79,6 +69,7 @@ def _memory_from(
     x = jax.lax.fori_loop(first_layer, model.config.n_audio_layer, run_layer, x)
     # Sites after the layers have no layer axis, so their tap has no layer: -1.
     xa = model.encoder.to_output(x, Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions))
+    options = {} if lengths is None else {"lengths": count_frames(model.config, lengths)[1]}
     return model.decoder.memory(xa, unstacked=True, **options).stacked()
 
 

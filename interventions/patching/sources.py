@@ -9,8 +9,7 @@ from jaxtyping import Array, Int
 from interventions.edits.noise import Noise
 from interventions.edits.values import Mix, Patch, Zero
 from interventions.forward import mel_of
-from interventions.patching.resumed_encoder import encode_options
-from interventions.run import Run
+from interventions.run import Run, encode_mel
 from jaxasr import compiled, sites
 from jaxasr.cache import EncodedAudio
 from jaxasr.model import SpeechModel, full_precision
@@ -168,7 +167,7 @@ def _encoder_activations(
 ) -> Acts:
     # XLA omits the memory, because it is unused.
     with full_precision(model):
-        return model.encode(mel, readout=readout, **encode_options(lengths))[1]
+        return encode_mel(model, mel, lengths, None, readout)[1]
 
 
 def _decoder_activation(
