@@ -1,7 +1,7 @@
 """Defines the input of one pass: recordings, and the tokens that the decoder reads."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxasr import pytrees
 from jaxasr.cache import EncodedAudio, Memory
 from jaxasr.language.model import AudioLanguageModel
-from jaxasr.model import SpeechModel
+from jaxasr.model import SpeechModel, Whisper
 from jaxasr.taps import Acts, Edits, Readout
 
 # Rows of the batch, as a slice or as indices.
@@ -185,14 +185,14 @@ def encode_mel(
         >>> from interventions.run import encode_mel
         >>> memory, _ = encode_mel(audio_lm, lm_mel, [40, 29])
     """
-    if lengths is None:
-        return model.encode(mel, edits, readout)
-    if not isinstance(model, AudioLanguageModel):
+    if isinstance(model, AudioLanguageModel):
+        return model.encode(mel, edits, readout, lengths=lengths)
+    if lengths is not None:
         raise ValueError(
             f"lengths: expected None, because a {model.config.family} encodes the padding, too; "
             f"got {lengths}. Leave out lengths."
         )
-    return model.encode(mel, edits, readout, lengths=lengths)
+    return cast(Whisper, model).encode(mel, edits, readout)
 
 
 def _take_rows(values: Any, rows: Rows) -> Array | None:

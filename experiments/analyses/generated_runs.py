@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -71,7 +72,12 @@ def _generate_after_audio(
     tokens = np.full((1, width), end, np.int32)
     tokens[0, :n] = [*inputs.tokens[0], *ids]
     positions = np.where(np.arange(width) < n, np.arange(width), -1)[None].astype(np.int32)
-    run = interventions.Run(tokens, inputs.mel, positions=positions, lengths=inputs.lengths)
+    run = interventions.Run(
+        jnp.asarray(tokens),
+        jnp.asarray(inputs.mel),
+        positions=jnp.asarray(positions),
+        lengths=jnp.asarray(inputs.lengths),
+    )
     next_tokens = np.roll(tokens, -1, axis=1)
     next_tokens[:, -1] = end
     return GeneratedRun(run, next_tokens, tuple(ids), n_prompt)

@@ -29,15 +29,17 @@ def add_answers(
         arrays: from `experiments.studies.probing.concatenate`.
         cache: stores the answers.
     """
-    by_id = {clip.id: clip for clip in clips}
+    by_row = {f"gender {clip.id}": clip for clip in clips}  # as `probe_layers` names its rows
     asked = np.flatnonzero(arrays.question.values == "gender")
+
+    rows = [by_row[str(arrays.example.values[i])] for i in asked]
 
     def ask(clip: Utterance) -> Arrays:
         audio = first_window(clip)[: asr.config.n_samples]
         answer = asr.ask(audio, QUESTION, max_new_tokens=_MAX_NEW_TOKENS)
         return {"answer": np.array(answer)}
 
-    answers = cache.each("E1 answers", [by_id[arrays.example.values[i]] for i in asked], ask)
+    answers = cache.each("E1 answers", rows, ask)
     answered = np.full(arrays.sizes["example"], np.nan)
     labels = arrays.label.values[asked]
     answered[asked] = [

@@ -130,16 +130,16 @@ def encoder_lens(
     resid = acts["encoder.resid_post"]
     if stem:  # `encoder.embed` is the sum of convolutions and positions, before the first layer
         resid = jnp.concatenate([acts["encoder.embed"][None], resid])
-    prompt = np.asarray(prompt, np.int32)
-    tokens = jnp.broadcast_to(prompt, (resid.shape[1], prompt.shape[-1]))
-    positions = check_positions(model.config, tokens, positions)
-    check_audio_tokens(model.config, tokens, positions, memory)
+    ids = np.asarray(prompt, np.int32)
+    tokens = jnp.broadcast_to(ids, (resid.shape[1], ids.shape[-1]))
+    places = check_positions(model.config, tokens, positions)
+    check_audio_tokens(model.config, tokens, places, memory)
     generation = compiled.call(
         _generate_layers,
         model,
         resid,
         None if lengths is None else jnp.asarray(lengths),
-        (tokens, positions),
+        (tokens, places),
         rules,
         max_new_tokens=max_new_tokens,
         layers_per_batch=min(layers_per_batch, len(resid)),
