@@ -89,17 +89,9 @@ def test_other_studies_raise_before_they_compute(asr, corpus, tmp_path):
 def test_one_command_runs_the_study(tmp_path):
     folder = write_toy(tmp_path / "toy")
     data = Path(__file__).parents[2] / "experiments/assets/speech"
-    options = [
-        "--data",
-        str(data),
-        "--quick",
-        "--model",
-        str(folder),
-        "--out",
-        str(tmp_path / "out"),
-        "--preset",
-    ]
-    done = CliRunner().invoke(app, ["reproduce", "E8", *options, "builtin"])
+    options = ["--data", str(data), "--model", str(folder), "--out", str(tmp_path / "out")]
+    command = ["reproduce", "E8", "--preset", "builtin", "--quick", *options]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "E8" / "result.json").exists()
     other = ["--overwrite", "--compare", str(tmp_path / "none")]
