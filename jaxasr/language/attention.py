@@ -82,7 +82,8 @@ class GroupedAttention(nnx.Module):
         """Returns the rotated keys and the values of `x`, with the heads before the time axis."""
         k = tap("k_rot", rotate(tap("k", self.split_heads(self.key(x))), rotation))
         v = tap("v", self.split_heads(self.value(x)))
-        return tuple(jnp.swapaxes(y, 1, 2).astype(self.product_dtype) for y in (k, v))
+        k, v = (jnp.swapaxes(y, 1, 2).astype(self.product_dtype) for y in (k, v))
+        return k, v
 
 
 def attend_in_groups(
