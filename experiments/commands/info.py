@@ -46,8 +46,9 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
         dtype: number format of weights and activations.
 
     Returns:
-        A dictionary with `model`, `config`, `n_parameters`, `parameter_bytes`, `weights`,
+        A dictionary with `model`, `config`, `prefix`, `n_parameters`, `parameter_bytes`, `weights`,
         `compiled_programs` and `sites`. `weights` is None if the weights are not on this machine.
+        `prefix` describes the audio that a language model reads; None for a Whisper.
         `compiled_programs` describes the programs on disk. The sites are in the order of the
         forward pass.
 
@@ -74,6 +75,7 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
     return {
         "model": model,
         "config": dataclasses.asdict(config),
+        "prefix": _describe_prefix(config, batch),
         "n_parameters": n_parameters,
         "parameter_bytes": n_parameters * ITEM_BYTES[config.param_dtype],
         "weights": weights,
@@ -88,11 +90,11 @@ def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
     The description is None if the model is a released one whose weights are not on this machine. No
     weights of released models are downloaded.
     """
-    from jaxasr.config import SIZES
+    from jaxasr.language.sizes import RELEASED
     from jaxasr.weights import read_checkpoint
 
-    if model in SIZES and not _has_local_weights(model):
-        return SIZES[model], None
+    if model in RELEASED and not _has_local_weights(model):
+        return RELEASED[model], None
     checkpoint = read_checkpoint(model)
     weights = {
         "format": checkpoint.format,
@@ -101,6 +103,19 @@ def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
         "bytes": checkpoint.tensors.nbytes,
     }
     return checkpoint.config, weights
+
+
+def _describe_prefix(config: "Config", batch: int) -> dict[str, int] | None:
+    """Describes the audio of windows of 30 s in the context of an audio language model."""
+    if config.audio_language is None:
+        return None
+    shape, n_tokens = config.decoder, config.n_audio_tokens
+    n_vectors = batch * n_tokens * ITEM_BYTES[config.dtype]
+    return {
+        "audio_tokens": n_tokens,
+        "bytes": n_vectors * shape.width,
+        "cache_bytes": n_vectors * 2 * shape.n_layer * shape.n_kv_head * shape.d_head,
+    }
 
 
 def describe_cache() -> dict[str, Any] | None:
@@ -198,11 +213,20 @@ def _format_facts(description: dict[str, Any]) -> dict[str, str]:
     return {
         "encoder": f"{_format_stack(config, 'audio')} frames, {config['n_mels']} mels",
         "decoder": f"{_format_stack(config, 'text')} tokens, vocabulary {config['n_vocab']:,}",
+        **_format_prefix(description["prefix"]),
         "parameters": f"{description['n_parameters']:,} ({parameter_size})",
         "weights": weights_file,
         "sha256": weights.get("sha256", "unknown"),
         "compiled": _format_cache(description["compiled_programs"]),
     }
+
+
+def _format_prefix(prefix: dict[str, int] | None) -> dict[str, str]:
+    if prefix is None:
+        return {}
+    vectors, cache = (format_bytes(prefix[name]) for name in ("bytes", "cache_bytes"))
+    tokens = f"{prefix['audio_tokens']} audio tokens per window of 30 s"
+    return {"prefix": f"{tokens}, {vectors}; their keys and values {cache}"}
 
 
 def _format_cache(cache: dict[str, Any] | None) -> str:
@@ -218,7 +242,9 @@ def _format_stack(config: dict[str, Any], stack: str) -> str:
     layers, heads, width, context = (
         config[f"n_{stack}_{name}"] for name in ("layer", "head", "state", "ctx")
     )
-    return f"{layers} layers × {heads} heads, width {width}, context {context}"
+    n_shared = config["n_text_kv_head"] if stack == "text" else None
+    shared = f" ({n_shared} of keys and values)" if n_shared not in (None, heads) else ""
+    return f"{layers} layers × {heads} heads{shared}, width {width}, context {context}"
 
 
 def format_bytes(count: float) -> str:

@@ -42,6 +42,7 @@ def plan_patch(
         window_s: seconds per window of "time".
         recordings: rows that a device computes together, as in `interventions.sweep`.
     """
+    config = device.supported(config)
     plans: list[Plan] = []
     mesh = device.mesh(n_recordings)
 

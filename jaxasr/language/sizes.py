@@ -1,6 +1,6 @@
 """Lists the dimensions of released audio language models, from their published configurations."""
 
-from jaxasr.config import Config
+from jaxasr.config import SIZES, Config
 
 AUDIO_LANGUAGE_SIZES: dict[str, Config] = {
     "qwen2-audio-7b": Config(
@@ -41,3 +41,6 @@ AUDIO_LANGUAGE_SIZES: dict[str, Config] = {
         eos=(2,),
     ),
 }
+
+# All released models, Whispers first.
+RELEASED: dict[str, Config] = SIZES | AUDIO_LANGUAGE_SIZES
