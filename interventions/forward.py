@@ -10,8 +10,11 @@ from jaxtyping import Array, Float, Int
 from interventions.metrics import Metric
 from interventions.run import Run
 from interventions.scoring import needed_logits, scored_position, unembed_scored
-from jaxasr.cache import Memory
-from jaxasr.model import Whisper
+from jaxasr.cache import EncodedAudio
+from jaxasr.config import Config
+from jaxasr.fused_attention import Mask
+from jaxasr.language.encoder import count_frames, make_frame_mask
+from jaxasr.model import SpeechModel
 from jaxasr.sites import stack_of
 from jaxasr.stack import run_stack
 from jaxasr.taps import NOTHING, Acts, Edits, Readout, Tap, select
@@ -28,9 +31,45 @@ def positions_of(run: Run) -> Int[Array, "B T"]:
     return jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
 
 
+def memory_of_stream(
+    model: SpeechModel,
+    x: Float[Array, "B S D"],
+    lengths: Int[Array, "B"] | None = None,
+    tap: Tap | None = None,
+) -> EncodedAudio:
+    """Returns what the decoder reads of the encoder's residual stream after its last layer.
+
+    Args:
+        model: the model.
+        x: the residual stream.
+        lengths: mel frames of each row before its padding. None: no row has padding.
+        tap: edits and records the activations after the layers. None: without edits.
+    """
+    if tap is None:
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
+        tap = Tap("encoder.", {}, NOTHING, jnp.int32(-1), positions)
+    xa = model.encoder.to_output(x, tap)
+    if model.config.audio_language is None:
+        return model.decoder.memory(xa)
+    lengths = jnp.full(x.shape[0], model.config.n_mel_frames) if lengths is None else lengths
+    return model.decoder.memory(xa, lengths=count_frames(model.config, lengths)[1])
+
+
+def mask_padding(config: Config, lengths: Int[Array, "B"] | None) -> Mask | None:
+    """Returns which frames may attend to another; None if each may attend to all."""
+    family = config.audio_language
+    if lengths is None or family is None or not family.masks_frames:
+        return None
+    return make_frame_mask(count_frames(config, lengths)[0], config.n_audio_ctx)
+
+
 def encode(
-    model: Whisper, mel: Float[Array, "B M F"], edits: Edits, readout: Readout
-) -> tuple[Memory, Acts]:
+    model: SpeechModel,
+    mel: Float[Array, "B M F"],
+    edits: Edits,
+    readout: Readout,
+    lengths: Int[Array, "B"] | None = None,
+) -> tuple[EncodedAudio, Acts]:
     """Encodes as `model.encode` does, but the backward pass recomputes large attention weights.
 
     Args:
@@ -38,6 +77,7 @@ def encode(
         mel: log-mel spectrograms.
         edits: edits of encoder sites.
         readout: activations to return.
+        lengths: mel frames of each row before its padding. None: no row has padding.
 
     Returns:
         The memory, and a dict of activations by site.
@@ -47,6 +87,7 @@ def encode(
     positions = jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (batch, n_frames))
     attention_bytes = 4 * batch * config.n_audio_layer * config.n_audio_head * n_frames**2
     recompute = attention_bytes > _MAX_KEPT_BYTES
+    mask = mask_padding(config, lengths)
 
     def step(block: Any, extra: Any, x: Array, tap: Tap) -> tuple[Array, Acts]:
         del extra  # encoder layers need no further input
@@ -55,7 +96,7 @@ def encode(
             # Each layer needs its own `Tap`. Recording in the outer `tap` would leak traced values
             # out of `jax.checkpoint`.
             layer_tap = Tap(tap.prefix, edits, readout, index, positions)
-            x, _ = block(x, layer_tap)
+            x, _ = block(x, layer_tap, mask)
             return x, readout(layer_tap.acts)
 
         return (jax.checkpoint(layer) if recompute else layer)(block, x, tap.layer)
@@ -73,8 +114,8 @@ def encode(
         edits={},
         readout=NOTHING,
     )
-    xa = tap("ln_post", model.encoder.ln_post(x))
-    return model.decoder.memory(xa), acts | readout(tap.acts)
+    memory = memory_of_stream(model, x, lengths, tap)
+    return memory, acts | readout(tap.acts)
 
 
 def mel_of(run: Run) -> Float[Array, "B M F"]:
@@ -93,9 +134,9 @@ def mel_of(run: Run) -> Float[Array, "B M F"]:
 
 
 def decode_and_score(
-    model: Whisper,
+    model: SpeechModel,
     run: Run,
-    memory: Memory,
+    memory: EncodedAudio,
     edits: Edits,
     readout: Readout,
     metric: Metric,
@@ -139,7 +180,7 @@ def split_by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:
     return of_encoder, of_decoder
 
 
-def activations(model: Whisper, run: Run, sites: Sequence[str]) -> Acts:
+def activations(model: SpeechModel, run: Run, sites: Sequence[str]) -> Acts:
     """Computes the activations of a run at `sites`.
 
     Encodes the recording only if a site is in the encoder or the run has no memory.
@@ -147,7 +188,7 @@ def activations(model: Whisper, run: Run, sites: Sequence[str]) -> Acts:
     of_encoder, of_decoder = split_by_stack(sites)
     memory, acts = run.memory, {}
     if of_encoder or memory is None:
-        encoded, acts = encode(model, mel_of(run), {}, select(*of_encoder))
+        encoded, acts = encode(model, mel_of(run), {}, select(*of_encoder), run.lengths)
         memory = encoded if memory is None else memory
     if not of_decoder:
         return acts

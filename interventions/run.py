@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxasr import pytrees
-from jaxasr.cache import Memory
-from jaxasr.model import Whisper
+from jaxasr.cache import EncodedAudio, Memory
+from jaxasr.language.model import AudioLanguageModel
+from jaxasr.model import SpeechModel
 from jaxasr.taps import Acts, Edits, Readout
 
 # Rows of the batch, as a slice or as indices.
@@ -29,6 +30,8 @@ class Run:
         positions: int [B, T], the position of each token. Needed only for rows that are padded on
             the left. Padding has negative positions.
         encoded_mel: the log-mel that `memory` was encoded from. `encode` sets it.
+        lengths: int [B], mel frames of each recording before its padding, for an audio language
+            model. Default: no recording has padding.
 
     Raises:
         ValueError: `mel` and `memory` are both given or both missing, or the memory is unstacked.
@@ -38,14 +41,18 @@ class Run:
         mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
         run = iv.Run(mel=mel, tokens=np.array([asr.tokenizer.prompt()])).encode(asr.model)
         logits, acts = run.decode(asr.model, readout=jaxasr.select("decoder.resid_post"))
+        lengths = np.array([40, 29])  # mel frames of two recordings
+        lm_run = iv.Run(lm_tokens, lm_mel, positions=lm_positions, lengths=lengths)
+        lm_logits, _ = lm_run.decode(audio_lm)  # of an audio language model
         ```
     """
 
     tokens: Int[Array, "B T"]
     mel: Float[Array, "B M F"] | None = None
-    memory: Memory | None = None
+    memory: EncodedAudio | None = None
     positions: Int[Array, "B T"] | None = None
     encoded_mel: Float[Array, "B M F"] | None = None
+    lengths: Int[Array, "B"] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.memory, Memory) and isinstance(self.memory.k, tuple):
@@ -70,7 +77,7 @@ class Run:
         suffix = "" if self.encoded_mel is None else " with its mel"
         return f"Run({n_rows} x {n_tokens} tokens{padded}, encoded{suffix})"
 
-    def encode(self, model: Whisper) -> "Run":
+    def encode(self, model: SpeechModel) -> "Run":
         """Encodes the recordings.
 
         Returns:
@@ -84,11 +91,11 @@ class Run:
         """
         if self.mel is None:
             return self
-        memory, _ = model.encode(self.mel)
+        memory, _ = encode_mel(model, self.mel, self.lengths)
         return dataclasses.replace(self, memory=memory, mel=None, encoded_mel=self.mel)
 
     def decode(
-        self, model: Whisper, edits: Edits | None = None, readout: Readout | None = None
+        self, model: SpeechModel, edits: Edits | None = None, readout: Readout | None = None
     ) -> tuple[Float[Array, "B T V"], Acts]:
         """Runs the decoder on the tokens.
 
@@ -113,7 +120,7 @@ class Run:
         return model.decode(run.tokens, memory, edits, readout, positions=run.positions)
 
     @property
-    def encoded_memory(self) -> Memory:
+    def encoded_memory(self) -> EncodedAudio:
         """The memory. Raises ValueError for a run that is not encoded."""
         if self.memory is None:
             raise ValueError("Run: expected an encoded run; call run.encode(model) first.")
@@ -145,12 +152,47 @@ class Run:
             memory=None if self.memory is None else self.memory.rows(rows),
             positions=_take_rows(self.positions, rows),
             encoded_mel=_take_rows(self.encoded_mel, rows),
+            lengths=_take_rows(self.lengths, rows),
         )
 
     @property
     def batch(self) -> int:
         """B, the number of examples."""
         return jnp.shape(self.tokens)[0]
+
+
+def encode_mel(
+    model: SpeechModel,
+    mel: Any,
+    lengths: Any = None,
+    edits: Edits | None = None,
+    readout: Readout | None = None,
+) -> tuple[EncodedAudio, Acts]:
+    """Encodes recordings as `model.encode` does, for models with and without `lengths`.
+
+    Args:
+        model: the model.
+        mel: float [B, M, F], log-mel features.
+        lengths: int [B], mel frames of each recording before its padding. None: `model.encode`
+            receives no lengths.
+        edits: edits of encoder sites.
+        readout: activations to return.
+
+    Raises:
+        ValueError: a Whisper with `lengths`, or an argument that `model.encode` rejects.
+
+    Example:
+        >>> from interventions.run import encode_mel
+        >>> memory, _ = encode_mel(audio_lm, lm_mel, [40, 29])
+    """
+    if lengths is None:
+        return model.encode(mel, edits, readout)
+    if not isinstance(model, AudioLanguageModel):
+        raise ValueError(
+            f"lengths: expected None, because a {model.config.family} encodes the padding, too; "
+            f"got {lengths}. Leave out lengths."
+        )
+    return model.encode(mel, edits, readout, lengths=lengths)
 
 
 def _take_rows(values: Any, rows: Rows) -> Array | None:

@@ -4,14 +4,19 @@ import textwrap
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from interventions.forward import memory_of_stream
+from interventions.run import encode_mel
 from jaxasr import compiled, pytrees
 from jaxasr.generate import Generation, generate
-from jaxasr.model import Whisper
+from jaxasr.inputs import check_audio_tokens, check_positions
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.recogniser import Recogniser
 from jaxasr.rules import Rules, rules_for
 from jaxasr.taps import Edits, merge, select
+from jaxasr.tokenizer import Tokenizer
 
 
 @pytrees.dataclass(repr=False)
@@ -53,7 +58,9 @@ def encoder_lens(
     asr: Recogniser,
     mel: Float[Array, "B M F"],
     *,
-    prompt: list[int] | None = None,
+    prompt: list[int] | Int[Array, "B T0"] | None = None,
+    positions: Int[Array, "B T0"] | None = None,
+    lengths: Int[Array, "B"] | None = None,
     max_new_tokens: int = 224,
     rules: Rules | None = None,
     edits: Edits | None = None,
@@ -63,16 +70,23 @@ def encoder_lens(
     """Generates text from every encoder layer with the unmodified decoder.
 
     Applies the encoder's final norm to the residual stream after each layer. The decoder attends to
-    the result. So the last layer gives the same text as the unmodified model. One compiled program
-    generates from all layers.
+    the result. So the last layer gives the same text as the unmodified model. In an audio language
+    model, the residual stream is also pooled and projected, in the order of its family. One
+    compiled program generates from all layers.
 
     Args:
         asr: the recogniser.
         mel: float [B, M, F], log-mel features of B recordings from `jaxasr.log_mel`.
-        prompt: token ids that precede the first generated token. Default: `asr.tokenizer.prompt()`.
+        prompt: token ids that precede the first generated token, of all rows or per row. Default:
+            `asr.tokenizer.prompt()`. An audio language model requires a prompt with the audio
+            tokens of each row, as `asr.inputs` makes it.
+        positions: int [B, T0], the position of each token of the prompt. Needed only for prompts
+            that are padded on the left.
+        lengths: int [B], mel frames of each recording before its padding, for an audio language
+            model. Default: no recording has padding.
         max_new_tokens: most tokens to generate per text.
         rules: decoding rules. The default excludes control tokens only, so that a layer can
-            generate an empty text.
+            generate an empty text. An audio language model has no rules by default.
         edits: edits of encoder sites.
         stem: whether to generate also from the input of the first layer. Its text is then the
             first entry of L. Hugging Face counts this input as layer 0.
@@ -83,7 +97,8 @@ def encoder_lens(
         An `EncoderLens` of L layers.
 
     Raises:
-        ValueError: `mel` has the wrong shape, or `jaxasr.generate` rejects another argument.
+        ValueError: `mel` has the wrong shape, an audio language model has no prompt, or
+            `jaxasr.generate` rejects another argument.
 
     Example:
         ```python
@@ -102,23 +117,33 @@ def encoder_lens(
         Transcription" (arXiv:2508.15882), section 4.6. The final norm on inner layers follows
         Diffusion Lens (arXiv:2403.05846).
     """
-    prompt = asr.tokenizer.prompt() if prompt is None else prompt
-    rules = rules_for(asr.tokenizer, suppress=(), suppress_blank=False) if rules is None else rules
+    model, tokenizer = asr.model, asr.tokenizer
+    # `Config.eos` lists the ends of text of an audio language model.
+    eot = tokenizer.special.eot if isinstance(tokenizer, Tokenizer) else None
+    if isinstance(tokenizer, Tokenizer):
+        prompt = tokenizer.prompt() if prompt is None else prompt
+        rules = rules_for(tokenizer, suppress=(), suppress_blank=False) if rules is None else rules
+    if prompt is None:
+        raise ValueError("prompt: expected a prompt with audio tokens, got None. Use asr.inputs.")
     sites = ("encoder.resid_post", *(("encoder.embed",) if stem else ()))
-    _, acts = asr.model.encode(mel, edits, merge(*map(select, sites)))
+    memory, acts = encode_mel(model, mel, lengths, edits, merge(*map(select, sites)))
     resid = acts["encoder.resid_post"]
     if stem:  # `encoder.embed` is the sum of convolutions and positions, before the first layer
         resid = jnp.concatenate([acts["encoder.embed"][None], resid])
-    tokens = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (resid.shape[1], len(prompt)))
+    prompt = np.asarray(prompt, np.int32)
+    tokens = jnp.broadcast_to(prompt, (resid.shape[1], prompt.shape[-1]))
+    positions = check_positions(model.config, tokens, positions)
+    check_audio_tokens(model.config, tokens, positions, memory)
     generation = compiled.call(
         _generate_layers,
-        asr.model,
+        model,
         resid,
-        tokens,
+        None if lengths is None else jnp.asarray(lengths),
+        (tokens, positions),
         rules,
         max_new_tokens=max_new_tokens,
         layers_per_batch=min(layers_per_batch, len(resid)),
-        eot=asr.tokenizer.special.eot,
+        eot=eot,
     )
     layers = tuple(range(-1 if stem else 0, asr.config.n_audio_layer))
     return EncoderLens(
@@ -131,18 +156,30 @@ def encoder_lens(
 
 
 def _generate_layers(
-    model: Whisper,
+    model: SpeechModel,
     resid: Float[Array, "L B S D"],
-    prompt: Int[Array, "B T0"],
-    rules: Rules,
+    lengths: Int[Array, "B"] | None,
+    prompt: tuple[Int[Array, "B T0"], Int[Array, "B T0"]],
+    rules: Rules | None,
     *,
     max_new_tokens: int,
     layers_per_batch: int,
-    eot: int,
+    eot: int | None,
 ) -> Generation:
+    tokens, positions = prompt
+
     def generate_layer(x: Float[Array, "B S D"]) -> Generation:
-        memory = model.memory(model.encoder.ln_post(x))
-        return generate(model, memory, prompt, max_new_tokens=max_new_tokens, rules=rules, eot=eot)
+        with full_precision(model):
+            memory = memory_of_stream(model, x, lengths)
+        return generate(
+            model,
+            memory,
+            tokens,
+            max_new_tokens=max_new_tokens,
+            rules=rules,
+            positions=positions,
+            eot=eot,
+        )
 
     # `map` with a batch size limits the memories that exist at the same time.
     return jax.lax.map(generate_layer, resid, batch_size=layers_per_batch)

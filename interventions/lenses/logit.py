@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from interventions.run import Run
 from jaxasr import compiled, pytrees
-from jaxasr.model import Whisper, full_precision
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.rules import Rules
 from jaxasr.taps import Edits, select
 from jaxasr.token_ids import check_ids
@@ -49,7 +49,7 @@ class LogitLens:
 
 
 def logit_lens(
-    model: Whisper,
+    model: SpeechModel,
     run: Run,
     top_k: int = 5,
     *,
@@ -63,7 +63,7 @@ def logit_lens(
     Reads the stream at `decoder.resid_post`, before the final norm.
 
     Args:
-        model: a Whisper, such as `asr.model`.
+        model: the model, such as `asr.model`.
         run: audio and tokens int [B, T].
         top_k: number of tokens to return per layer and position.
         final: int [B, T], the token to follow through the layers, after each position. Default:
@@ -134,7 +134,7 @@ def logit_lens(
 
 
 def _decode_layers(
-    model: Whisper,
+    model: SpeechModel,
     resid: Float[Array, "L B T D"],
     final: Int[Array, "B T"],
     tokens: Int[Array, "B T"],
