@@ -1,7 +1,7 @@
 """Compares models whose weights are divided over 8 devices with the same models on one device.
 
 Run it in a process of its own, because the number of devices is fixed when JAX starts:
-`python -m tests.divided_weights`.
+`PYTHONPATH=.:tests python -m tests.divided_weights`.
 """
 
 import sys

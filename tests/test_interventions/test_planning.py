@@ -155,7 +155,8 @@ def test_the_plan_of_an_audio_language_model_counts_its_weights_and_its_cache():
     config = audio_language.TINY["qwen2_audio"]
     n_weights = sum(x.size for x in jax.tree.leaves(abstract_model(config)))
     (program,) = planning.plan_encode(config, H100, 3).programs
-    assert program.argument_bytes == 4 * (n_weights + 3 * 8 * 40 + 3)
+    # Mel, and the numbers of frames and of audio tokens of each row.
+    assert program.argument_bytes == 4 * (n_weights + 3 * 8 * 40 + 2 * 3)
     assert program.output_bytes == 4 * (3 * 10 * 28 + 3)
     step = planning.plan_step(config, H100, 3, n_tokens=5).programs[0]
     longer = planning.plan_step(config, H100, 3, n_tokens=6).programs[0]
