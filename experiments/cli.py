@@ -15,6 +15,7 @@ from experiments.commands import (
     demo,
     info,
     lens,
+    loops,
     patch,
     plan,
     probe,
@@ -33,11 +34,12 @@ COMMANDS = {
     "scan": (scan.scan, scan.EXAMPLE),
     "lens": (lens.lens, lens.EXAMPLE),
     "patch": (patch.patch, patch.EXAMPLE),
+    "loops": (loops.loops, loops.EXAMPLE),
     "probe": (probe.probe, probe.EXAMPLE),
     "reproduce": (reproduce.reproduce, reproduce.EXAMPLE),
 }
 # Commands that save finished parts in --out, so that a second run continues an interrupted one.
-RESUMING = ("patch", "probe", "reproduce")
+RESUMING = ("patch", "loops", "probe", "reproduce")
 
 app = typer.Typer(
     name="jaxasr",

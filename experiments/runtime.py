@@ -69,7 +69,7 @@ def check_language(model: str, language: str | None, task: str = "transcribe") -
     language_code = _names_in("languages.py")["language_code"]
     code = "en" if language is None else language_code(language)
     # Multilingual models support all languages and tasks. Other models are checked when loaded.
-    if model not in _names_in("config.py")["SIZES"] or not model.endswith(".en"):
+    if model not in _names_in("languages.py")["ENGLISH_ONLY"]:
         return
     remedy = f"{model} is English-only. Use a multilingual model (a name without .en)."
     if code != "en":

@@ -12,6 +12,8 @@ from jaxasr.divided_weights import divide_weights as divide_weights
 from jaxasr.generate import Generation as Generation, generate as generate
 from jaxasr.generated_text import GeneratedText as GeneratedText
 from jaxasr.language.model import AudioLanguageModel as AudioLanguageModel
+from jaxasr.language.recogniser import PromptedRecogniser as PromptedRecogniser
+from jaxasr.language.tokenizer import LanguageTokenizer as LanguageTokenizer
 from jaxasr.loading import load as load
 from jaxasr.meshes import make_mesh as make_mesh
 from jaxasr.model import SpeechModel as SpeechModel, Whisper as Whisper

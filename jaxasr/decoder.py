@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxasr import cpu_kernels
 from jaxasr.blocks import Block, layer_norm, stacked_blocks
-from jaxasr.cache import Cache, Memory, Past
+from jaxasr.cache import Cache, EncodedAudio, Memory, Past
 from jaxasr.config import Config
 from jaxasr.stack import run_stack, unstack
 from jaxasr.taps import Edits, Readout, Tap
@@ -92,7 +92,7 @@ class Decoder(nnx.Module):
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        memory: Memory,
+        memory: EncodedAudio,
         edits: Edits,
         readout: Readout,
         cache: Cache | None = None,
@@ -117,6 +117,7 @@ class Decoder(nnx.Module):
             `to_logits`, which records the activations outside the layers; and what `readout` keeps
             of the activations in the layers.
         """
+        assert isinstance(memory, Memory)  # `check_audio_tokens` refuses a prefix
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)  # -1: outside the layers
         x = tap("embed", self.embed(tokens, positions))
         # The mask by absolute positions also hides padding and empty slots of the cache.

@@ -70,10 +70,9 @@ def chosen_kernel(config: Config, platform: str | None = None) -> str:
         >>> chosen_kernel(jaxasr.SIZES["tiny"], "cpu")
         'xla'
     """
-    d_head = config.n_audio_state // config.n_audio_head
     dtype = jnp.dtype(config.product_dtype)
     platform = _platform() if platform is None else platform
-    return _choose(config.attention_kernel, platform, dtype, d_head)
+    return _choose(config.attention_kernel, platform, dtype, config.encoder.d_head)
 
 
 def attend(q: Queries, k: KeysOrValues, v: KeysOrValues, kernel: str) -> Queries:

@@ -1,7 +1,7 @@
 """Generates texts from encoded recordings, by default under the rules of openai/whisper."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,14 +93,34 @@ def generate_text(
         no_speech=(first_prompt.index(special.sot), special.no_speech),
         mesh=mesh,
     )
-    lengths = np.asarray(generation.lengths)
-    tokens = np.asarray(generation.tokens)
+    return decode_generation(generation, asr.tokenizer.decode)
+
+
+def decode_generation(
+    generation: Generation, decode: Callable[[Iterable[int]], str]
+) -> GeneratedText:
+    """Returns the texts of a generation.
+
+    Args:
+        generation: generated tokens.
+        decode: converts ids to a text, such as `asr.tokenizer.decode`.
+
+    Example:
+        ```python
+        from jaxasr.generated_text import decode_generation
+
+        prompt = np.array([asr.tokenizer.prompt()])
+        out = jaxasr.generate(asr.model, memory, prompt, max_new_tokens=20)
+        text = decode_generation(out, asr.tokenizer.decode).text[0]
+        ```
+    """
+    lengths, tokens = np.asarray(generation.lengths), np.asarray(generation.tokens)
     ids = tuple(tuple(row[:n].tolist()) for row, n in zip(tokens, lengths))
     return GeneratedText(
         ids=ids,
-        text=tuple(asr.tokenizer.decode(row).strip() for row in ids),
+        text=tuple(decode(row).strip() for row in ids),
         avg_logprob=np.asarray(generation.avg_logprob),
         no_speech_prob=np.asarray(generation.no_speech_prob),
-        ended=lengths < max_new_tokens,
+        ended=lengths < tokens.shape[1],
         generation=generation,
     )

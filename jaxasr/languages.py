@@ -34,6 +34,10 @@ def _parse(text: str) -> list[tuple[str, str]]:
 # English name of each code.
 LANGUAGES: dict[str, str] = dict(_parse(_NAMES))
 _CODES: dict[str, str] = {name: code for code, name in _parse(_NAMES) + _parse(_ALIASES)}
+# Released models that transcribe only English.
+ENGLISH_ONLY = tuple(
+    f"{size}.en" for size in ("tiny", "base", "small", "medium", "distil-small", "distil-medium")
+)
 # Codes of languages that are written without spaces between words.
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 

@@ -76,6 +76,11 @@ class Recogniser:
         return self.model.config
 
     @property
+    def sites(self) -> list[str]:
+        """Names of the sites of the model, where activations can be read and edited."""
+        return self.model.sites
+
+    @property
     def alignment_heads(self) -> Heads:
         """`(layer, head)` pairs of the cross-attention heads that give word times.
 

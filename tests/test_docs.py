@@ -71,3 +71,12 @@ def test_the_new_experiment_is_short_and_runs(names):
     }
     study = (ROOT / "docs/new_experiment.md").read_text().split("```python")[1].split("```")[0]
     assert len(study.strip().splitlines()) < 60
+
+
+def test_the_page_of_audio_language_models_edits_and_saves(names):
+    page = names["audio_language_models"]
+    assert page["same"]
+    assert page["n_audio"].tolist() == [47, 14]
+    assert page["memory"].lengths.tolist() == [47, 14]
+    assert page["plain"].avg_logprob[0] != page["silent"].avg_logprob[0]
+    assert page["transcript"].duration == 1.875

@@ -89,10 +89,11 @@ def test_every_entry_begins_with_a_sentence(path):
 
 
 @pytest.fixture(scope="module")
-def names():
+def names(tmp_path_factory):
     """Returns the objects that examples may use without defining them, by name."""
     import interventions as iv
     import jaxasr
+    from jaxasr.language.toy import write_toy
     from tests.audio_language import tiny_mel, tiny_model, tiny_tokens
 
     audio_lm = tiny_model()
@@ -126,6 +127,7 @@ def names():
         "lm_tokens": lm_tokens,
         "lm_positions": lm_positions,
         "prefix": prefix,
+        "lm_asr": jaxasr.load(write_toy(tmp_path_factory.mktemp("names") / "toy")),
         "tokenizer": asr.tokenizer,
         "audio": audio,
         "mel": mel,

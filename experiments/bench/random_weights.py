@@ -13,8 +13,13 @@ _N_DRAWN = 1 << 22
 _STD = 0.02  # standard deviation of weights
 
 
-def write(config: Config, folder: Path) -> Path:
+def write(config: Config, folder: Path, shard_bytes: int = 10_000_000_000) -> Path:
     """Writes random weights with the dimensions and `param_dtype` of `config`.
+
+    Args:
+        config: dimensions of the model.
+        folder: a folder that does not exist or is empty.
+        shard_bytes: most bytes of a weight file.
 
     Example:
         ```python
@@ -35,7 +40,8 @@ def write(config: Config, folder: Path) -> Path:
             return np.full(spec.shape, name.endswith(".scale"), spec.dtype)
         return np.resize(np.roll(drawn, rng.integers(_N_DRAWN)), spec.shape)
 
-    return jaxasr.save(jax.tree_util.tree_map_with_path(make, abstract_model(config)), folder)
+    model = jax.tree_util.tree_map_with_path(make, abstract_model(config))
+    return jaxasr.save(model, folder, shard_bytes=shard_bytes)
 
 
 def describe_job(config: Config, folder: Path) -> Job:

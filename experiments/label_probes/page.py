@@ -192,9 +192,10 @@ utterances. Models and data here are far smaller, so only patterns can be compar
   assignment of groups to folds, and scores are averaged over the splits.
 * **Scores.** Scores are percentages of held-out rows. **The best layer is selected on the test
   rows**, so its score is slightly too high. The score of the last layer does not have this bias.
-* **Intervals.** The bootstrap resamples whole groups, and treats predictions of different folds as
-  independent. In fact, the folds share training rows, so correct intervals are up to √2 wider. The
-  intervals of E1 to E4 are widened by √2.
+* **Intervals.** The bootstrap resamples whole groups. Predictions of different folds depend on each
+  other, because the folds share training rows. `Bank.summary` therefore widens intervals by √2. The
+  numbers of this page are of 23 November 2026, before this change, so that their intervals are up
+  to √2 too narrow. Those of E1 to E4 are widened.
 * **Small classes.** Probes of few recordings show that a label can be probed. They do not measure
   differences between groups of people.
 

@@ -13,9 +13,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-import jaxasr
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, ItemCache, short_hash
+from experiments.item_cache import ItemCache
 from experiments.studies.ablation import (
     COMPONENT_SITES,
     HEAD_SITES,
@@ -23,16 +22,15 @@ from experiments.studies.ablation import (
     NOISE,
     RANDOM_KINDS,
     ZERO,
-    ablate,
     mean_edits,
-    to_dataset,
 )
 from experiments.studies.loop_claims import CLAIMS
 from experiments.studies.loop_figures import draw_maps, draw_parts
 from experiments.studies.loop_numbers import loop_numbers, speech_cost
 from experiments.studies.loop_outcomes import Outcomes, control_cells
+from experiments.studies.loop_patches import Patcher, patch_loops
 from experiments.studies.loop_verdicts import judge
-from experiments.studies.loops.mining import mine_loops, prompt_of
+from experiments.studies.loops.mining import generate_ids, mine_loops
 from experiments.studies.loops.sources import ORIGINS
 from experiments.studies.loops.types import (
     LEAST_COPYING,
@@ -43,7 +41,6 @@ from experiments.studies.loops.types import (
 )
 from experiments.studies.nonspeech import source_of
 from experiments.studies.recordings import clean_speech
-from experiments.studies.selection import first_window
 from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from jaxasr import Recogniser
 
@@ -102,28 +99,18 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     means = dict(mean_edits(asr, others, sites)) if MEAN in config.kinds and others else None
     kinds = [kind for kind in config.kinds if kind != MEAN or means is not None]
 
-    def intervene(clips: list[Utterance], kind: str, cells: list[int] | None) -> list[Arrays]:
-        edit = functools.partial(ablate, asr, sites=sites, kind=kind, cells=cells, means=means)
-        options = {"max_new_tokens": config.max_new_tokens, "seed": config.seed}
-        name = f"E6 {kind}" + ("" if cells is None else f" {short_hash(list(cells))[:6]}")
-        return cache.each(name, clips, functools.partial(edit, **options))
+    patcher = Patcher(asr, sites, cache, "E6", config.max_new_tokens, seed=config.seed, means=means)
 
-    found = {kind: intervene(loops, kind, None) for kind in kinds}
-    cells = control_cells(
-        _label(to_dataset(loops, found, sites, asr.config), loops, "loop"), config.seed
-    )
-    random = {kind: intervene(loops, kind, cells) for kind in RANDOM_KINDS[: config.n_random]}
-    costs = {kind: intervene(clean, kind, cells) for kind in kinds}
-    items = found | random
-    parts = [
-        to_dataset(loops, items, sites, asr.config, dict.fromkeys(random, cells)),
-        to_dataset(clean, costs, sites, asr.config, dict.fromkeys(costs, cells)),
-    ]
+    def select_cells(arrays: xr.Dataset) -> list[int]:
+        return control_cells(_label(arrays, loops, "loop"), config.seed)
+
+    patched = patch_loops(patcher, loops, clean, kinds, config.n_random, select_cells)
     types = _measure_types(asr, loops, others, config, cache)
-    loop_part = _label(parts[0], loops, "loop").assign_coords(
+    loop_part = _label(patched.loops, loops, "loop").assign_coords(
         {name: ("example", values) for name, values in types.items()}
     )
-    speech_part = _label(parts[1], clean, "clean").reindex(kind=list(items))
+    # The kinds without clean speech, the controls, are filled with NaN.
+    speech_part = _label(patched.speech, clean, "clean").reindex(kind=loop_part.kind.values)
     return xr.concat([loop_part, speech_part], "example", join="exact", coords="minimal")
 
 
@@ -165,9 +152,7 @@ def _measure_types(
 
 
 def _attention_of(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> TextAttention:
-    memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
-    [ids] = asr.generate(memory, prompt_of(asr, clip), max_new_tokens=max_new_tokens).ids
-    return read_attention(asr, clip, ids)
+    return read_attention(asr, clip, generate_ids(asr, clip, max_new_tokens))
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:

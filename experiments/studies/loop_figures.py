@@ -18,7 +18,7 @@ from experiments.studies.evidence import mean_evidence
 from experiments.studies.loop_outcomes import FULL_KINDS, RANDOM, Outcomes, mark_resolved
 from interventions.figures import plots
 
-_KIND_TITLES = {
+KIND_TITLES = {
     "noise": "white noise",
     "zero": "zero",
     "mean": "mean over clean speech",
@@ -33,8 +33,8 @@ def draw_parts(outcomes: Outcomes, seed: int) -> Figure:
         "resolved by a layer, mean over layers": outcomes.mean_share,
         "resolved by any layer": outcomes.any_share,
     }
-    kinds = [kind for kind in _KIND_TITLES if outcomes.kinds(kind)]
-    colours = dict(zip(_KIND_TITLES, (plots.ACCENT, plots.BLUE, "#6b8e23", "0.6")))
+    kinds = [kind for kind in KIND_TITLES if outcomes.kinds(kind)]
+    colours = dict(zip(KIND_TITLES, (plots.ACCENT, plots.BLUE, "#6b8e23", "0.6")))
     for panel, (title, share) in zip(axes, shares.items()):
         for offset, kind in enumerate(kinds):
             values = [share(kind, (site,)) for site in COMPONENT_SITES]
@@ -59,7 +59,7 @@ def _draw_points(
     points = np.array([row.value for row in rows])
     ends = np.array([[row.value - row.low, row.high - row.value] for row in rows]).T
     style = {"fmt": "o", "markersize": 4, "capsize": 2, "color": colour}
-    axes.errorbar(at, points, np.nan_to_num(ends), label=_KIND_TITLES[kind], **style)
+    axes.errorbar(at, points, np.nan_to_num(ends), label=KIND_TITLES[kind], **style)
 
 
 def draw_maps(arrays: xr.Dataset) -> Figure:
@@ -79,12 +79,12 @@ def draw_maps(arrays: xr.Dataset) -> Figure:
     image = None
     for row, kind in enumerate(kinds):
         for panel, (title, grid, names) in zip(axes[row * len(grids[0]) :], grids[row]):
-            heading = f"{title}, {_KIND_TITLES[kind]}"
+            heading = f"{title}, {KIND_TITLES[kind]}"
             image = plots.draw_heat_map(panel, grid, heading, 1.0, **names)
             panel.title.set_fontsize(7)
     if image is not None:
         axes[0].set_ylabel("layer")
-        legend = "share of loops; change of the word error rate"
+        legend = "share of loops;\nchange of the word error rate"
         figure.colorbar(image, ax=axes, shrink=0.7, label=legend)
     return figure
 

@@ -42,7 +42,7 @@ def loop_numbers(
         "loops_with_known_words": int(loops.baseline_cer.notnull().sum()),
         "loops_that_choose": int(outcomes.choosing.sum()),
         "groups": {name: int(rows.sum()) for name, rows in groups.items()},
-        "cells_that_cannot_act": {kind: _idle_cells(outcomes, kind) for kind in kinds},
+        "cells_that_cannot_act": {kind: idle_cells(outcomes, kind) for kind in kinds},
         "parts": {kind: _parts(outcomes, kind, seed) for kind in kinds},
         "share_resolved": _by_kind_and_cell(outcomes.resolved.mean("example")),
         "layers": {kind: _layers(outcomes, kind, seed) for kind in kinds},
@@ -58,8 +58,8 @@ def loop_numbers(
     }
 
 
-def _idle_cells(outcomes: Outcomes, kind: str) -> list[str]:
-    """Names the cells that were run, but change no bit."""
+def idle_cells(outcomes: Outcomes, kind: str) -> list[str]:
+    """Names the cells that were patched, but change no bit of any text or log-probability."""
     was_run = outcomes.resolved.sel(kind=outcomes.kinds(kind)).notnull().any(("example", "kind"))
     acting = outcomes.cells(kind, [*COMPONENT_SITES, *HEAD_SITES])
     names = cell_names(outcomes.resolved)
@@ -79,8 +79,10 @@ def _parts(
             sources = outcomes.sources[rows]
             parts[PART_NAMES[site]] = {
                 "cells": len(cells),
-                "any": _share(any_share, sources, seed),
-                "mean": _interval(mean_evidence(mean_share, sources, bounds=(0.0, 1.0), seed=seed)),
+                "any": share_numbers(any_share, sources, seed),
+                "mean": interval_numbers(
+                    mean_evidence(mean_share, sources, bounds=(0.0, 1.0), seed=seed)
+                ),
             }
     return parts
 
@@ -91,7 +93,8 @@ def _layers(outcomes: Outcomes, kind: str, seed: int) -> dict[str, Any]:
     cells = outcomes.cells(kind, COMPONENT_SITES)
     columns = outcomes.values(kind, cells).T
     return {
-        names[cell]: _share(column, outcomes.sources, seed) for cell, column in zip(cells, columns)
+        names[cell]: share_numbers(column, outcomes.sources, seed)
+        for cell, column in zip(cells, columns)
     }
 
 
@@ -111,8 +114,10 @@ def _chosen(
     confirming = outcomes.confirming
     return {
         "name": cell_names(outcomes.resolved)[chosen],
-        "choosing": _share(values[outcomes.choosing], outcomes.sources[outcomes.choosing], seed),
-        "confirming": _share(values[confirming], outcomes.sources[confirming], seed),
+        "choosing": share_numbers(
+            values[outcomes.choosing], outcomes.sources[outcomes.choosing], seed
+        ),
+        "confirming": share_numbers(values[confirming], outcomes.sources[confirming], seed),
         # Of all loops: how often the largest share of any cell is as large by chance.
         "p_of_largest": float(p),
         "cost": _cost(speech, kind, chosen, seed),
@@ -127,9 +132,9 @@ def _cost(speech: xr.Dataset, kind: str, cell: int, seed: int) -> dict[str, Any]
     changes = changes[np.isfinite(changes)]
     sources = np.arange(len(changes))
     return {
-        "word_error_rate": _interval(mean_cost(speech, kind, cell, 0.0, seed)),
-        "changed": _share((changes != 0).astype(float), sources, seed),
-        "worse": _share((changes > 0).astype(float), sources, seed),
+        "word_error_rate": interval_numbers(mean_cost(speech, kind, cell, 0.0, seed)),
+        "changed": share_numbers((changes != 0).astype(float), sources, seed),
+        "worse": share_numbers((changes > 0).astype(float), sources, seed),
     }
 
 
@@ -144,23 +149,33 @@ def _group(outcomes: Outcomes, rows: Bool[np.ndarray, "N"], seed: int) -> dict[s
     columns, sources = outcomes.values(NOISE, cells)[rows].T, outcomes.sources[rows]
     best = np.argsort(-columns.mean(1), kind="stable")[:_TOP_HEADS]
     return numbers | {
-        "chosen_head": _share(outcomes.values(NOISE, [chosen])[rows, 0], sources, seed),
-        "top_heads": {names[cells[i]]: _share(columns[i], sources, seed) for i in best},
+        "chosen_head": share_numbers(outcomes.values(NOISE, [chosen])[rows, 0], sources, seed),
+        "top_heads": {names[cells[i]]: share_numbers(columns[i], sources, seed) for i in best},
     }
 
 
-def _share(outcomes: np.ndarray, sources: np.ndarray, seed: int) -> dict[str, Any]:
+def share_numbers(outcomes: np.ndarray, sources: np.ndarray, seed: int) -> dict[str, Any]:
     """Describes a share by its interval, which is exact if no source has two loops.
 
     The outcomes of random directions may be shares of seeds. Their mean gets a bootstrap interval.
+
+    Example:
+        >>> share_numbers(np.ones(4), np.arange(4), seed=0)["counts"]
+        (4, 4)
     """
     if np.isin(outcomes, (0.0, 1.0)).all():
         evidence = share_evidence(outcomes, sources, null=0.0, seed=seed)
-        return _interval(evidence) | {"counts": evidence.counts}
-    return _interval(mean_evidence(outcomes, sources, bounds=(0.0, 1.0), seed=seed))
+        return interval_numbers(evidence) | {"counts": evidence.counts}
+    return interval_numbers(mean_evidence(outcomes, sources, bounds=(0.0, 1.0), seed=seed))
 
 
-def _interval(evidence: Evidence) -> dict[str, Any]:
+def interval_numbers(evidence: Evidence) -> dict[str, Any]:
+    """Describes an estimate by its rounded value and interval, and the number of units.
+
+    Example:
+        >>> interval_numbers(Evidence(0.25, 0.1, 0.5, n=20))
+        {'value': 0.25, 'low': 0.1, 'high': 0.5, 'n': 20}
+    """
     numbers = {"value": evidence.value, "low": evidence.low, "high": evidence.high}
     return {name: round(float(x), 4) for name, x in numbers.items()} | {"n": evidence.n}
 

@@ -105,6 +105,25 @@ class Outcomes:
         selected = self.resolved.sel(kind=self.kinds(kind)).isel(cell=cells)
         return selected.max("cell").mean("kind").values
 
+    def rank(
+        self, kind: str, sites: Sequence[str], rows: Bool[np.ndarray, "N"] | None = None
+    ) -> list[int]:
+        """Ranks the cells of `sites` that can act by the share of loops that they resolve.
+
+        Args:
+            kind: kind of ablation.
+            sites: sites of the cells.
+            rows: loops that rank the cells. None: the half that chooses.
+
+        Returns:
+            Indices of cells, the best first. Equal cells are in their order. Empty without loops.
+        """
+        cells, rows = self.cells(kind, sites), self.choosing if rows is None else rows
+        if not cells or not rows.any():
+            return []
+        shares = self.values(kind, cells)[rows].mean(0)
+        return [cells[i] for i in np.argsort(-shares, kind="stable")]
+
     def choose(self, kind: str, unit: str) -> int | None:
         """Returns the cell that resolves most loops of the half that chooses.
 
@@ -116,11 +135,7 @@ class Outcomes:
             The index of the cell, the first of equal ones. None if no cell can act or no loop is in
             that half.
         """
-        cells = self.cells(kind, UNIT_SITES[unit])
-        if not cells or not self.choosing.any():
-            return None
-        shares = self.values(kind, cells)[self.choosing].mean(0)
-        return cells[int(shares.argmax())]  # `argmax` returns the first of equal shares
+        return next(iter(self.rank(kind, UNIT_SITES[unit])), None)
 
 
 def control_cells(loops: xr.Dataset, seed: int) -> list[int]:

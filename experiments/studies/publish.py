@@ -38,11 +38,25 @@ def main(
     published = load_results(docs)
     for name, text in pages(published, docs).items():
         write_text(docs / name, text)
-    (docs / "forest").mkdir(exist_ok=True)
+    draw_forests(published, docs / "forest")
+
+
+def draw_forests(published: Published, folder: Path) -> None:
+    """Draws a forest plot per study, and removes those of studies without a current result.
+
+    Args:
+        published: the results.
+        folder: folder of the plots.
+    """
+    folder.mkdir(exist_ok=True)
+    current = {f"{name.lower()}.png" for name in published.results}
+    for plot in folder.glob("*.png"):
+        if plot.name not in current:
+            plot.unlink()
     for name, by_model in published.results.items():
         findings = {model: result["findings"] for model, result in by_model.items()}
         figure = forest.draw_forest(findings)
-        (docs / "forest" / f"{name.lower()}.png").write_bytes(forest.png(figure))
+        (folder / f"{name.lower()}.png").write_bytes(forest.png(figure))
 
 
 def pages(published: Published, docs: Path) -> dict[str, str]:

@@ -63,8 +63,9 @@ class PooledEncoder(Encoder):
         Returns:
             Projected audio [B, A, D], and what `readout` keeps, `{site: [L, B, ...]}`.
         """
-        is_masked = self.family.masks_frames and n_frames is not None
-        mask = make_frame_mask(n_frames, mel.shape[-1] // 2) if is_masked else None
+        mask = None
+        if self.family.masks_frames and n_frames is not None:
+            mask = make_frame_mask(n_frames, mel.shape[-1] // 2)
 
         def run_block(block: Any, layer_input: Any, x: Array, tap: Tap) -> tuple[Array, None]:
             return block(x, tap, mask)

@@ -23,9 +23,9 @@ class Inputs:
 
     Example:
         ```python
-        inputs = asr.inputs([audio], "What is this?")
-        memory, _ = asr.model.encode(inputs.mel, lengths=inputs.lengths)
-        logits, _ = asr.model.decode(inputs.tokens, memory, positions=inputs.positions)
+        inputs = lm_asr.inputs([audio[:32_000]], "What is this?")
+        prefix, _ = lm_asr.model.encode(inputs.mel, lengths=inputs.lengths)
+        logits, _ = lm_asr.model.decode(inputs.tokens, prefix, positions=inputs.positions)
         ```
     """
 

@@ -35,6 +35,9 @@ class AudioLanguageModel(SpeechModel):
         ```
     """
 
+    encoder: PooledEncoder
+    decoder: LanguageDecoder
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.encoder = PooledEncoder(config, rngs)
         self.decoder = LanguageDecoder(config, rngs)

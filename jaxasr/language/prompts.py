@@ -11,6 +11,7 @@ class PromptFormat:
         audio: the token that stands for one step of encoded audio. A prompt has it once, and the
             tokenizer repeats it.
         pad: the token that pads shorter prompts.
+        end: the token that ends a text.
         control: tokens that the tokenizer must have.
         plain: the audio, and a text that the model continues.
         chat: a chat in which a user asks about the audio.
@@ -25,6 +26,7 @@ class PromptFormat:
 
     audio: str
     pad: str
+    end: str
     control: tuple[str, ...]
     plain: str
     chat: str
@@ -41,6 +43,7 @@ FORMATS: dict[str, PromptFormat] = {
     "qwen2_audio": PromptFormat(
         audio="<|AUDIO|>",
         pad="<|endoftext|>",
+        end="<|im_end|>",
         control=(
             "<|AUDIO|>",
             "<|audio_bos|>",
@@ -61,7 +64,11 @@ FORMATS: dict[str, PromptFormat] = {
     "voxtral": PromptFormat(
         audio="[AUDIO]",
         pad="<pad>",
-        control=("[AUDIO]", "[BEGIN_AUDIO]", "<s>", "[INST]", "[/INST]", "[TRANSCRIBE]", "<pad>"),
+        end="</s>",
+        control=(
+            *("[AUDIO]", "[BEGIN_AUDIO]", "[INST]", "[/INST]", "[TRANSCRIBE]"),
+            *("<s>", "</s>", "<pad>"),
+        ),
         plain="<s>[BEGIN_AUDIO][AUDIO]{}",
         chat=_VOXTRAL_AUDIO + "{}[/INST]",
         transcription=_VOXTRAL_AUDIO + "[/INST]{}[TRANSCRIBE]",

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,15 +13,16 @@ from jaxasr.audio import load_audio
 from jaxasr.cache import Prefix
 from jaxasr.config import Config
 from jaxasr.generate import generate
-from jaxasr.generated_text import GeneratedText
+from jaxasr.generated_text import GeneratedText, decode_generation
 from jaxasr.language.encoder import count_frames
 from jaxasr.language.inputs import Inputs, features, pad_left
 from jaxasr.language.model import AudioLanguageModel
 from jaxasr.language.tokenizer import LanguageTokenizer
-from jaxasr.language.windows import transcribe_windows
+from jaxasr.language.windows import check_options, transcribe_windows
 from jaxasr.languages import language_code
 from jaxasr.precision import precision_name
 from jaxasr.taps import Edits
+from jaxasr.transcribe import Progress
 from jaxasr.transcript import Transcript
 from jaxasr.weights import Checkpoint
 
@@ -41,9 +43,11 @@ class PromptedRecogniser:
 
     Example:
         ```python
-        asr = jaxasr.load("qwen2-audio-7b", precision="bfloat16")
-        print(asr.transcribe(audio).text)
-        print(asr.ask(audio, "How does the speaker feel?"))
+        from jaxasr.language.toy import write_toy
+
+        lm_asr = jaxasr.load(write_toy("toy"))  # random weights; or jaxasr.load("qwen2-audio-7b")
+        text = lm_asr.transcribe(audio[:32_000], language="en").text
+        answer = lm_asr.ask(audio[:32_000], "How does the speaker feel?")
         ```
     """
 
@@ -83,7 +87,7 @@ class PromptedRecogniser:
         text: str | None = None,
         *,
         chat: bool = True,
-        language: str | None = "en",
+        language: str | None = None,
     ) -> Inputs:
         """Prepares features and prompts of recordings of at most one window (30 s).
 
@@ -100,7 +104,8 @@ class PromptedRecogniser:
 
         Example:
             ```python
-            inputs = asr.inputs([audio], "What is this?")
+            inputs = lm_asr.inputs([audio[:32_000]], "What is this?")
+            inputs.tokens.shape
             ```
         """
         mel, lengths = features([_read_samples(audio) for audio in audios], self.config)
@@ -135,7 +140,7 @@ class PromptedRecogniser:
 
         Example:
             ```python
-            answer = asr.ask(audio, "How many people speak?")
+            answer = lm_asr.ask(audio[:32_000], "How many people speak?")
             ```
         """
         inputs = self.inputs([audio], question, chat=chat)
@@ -145,42 +150,37 @@ class PromptedRecogniser:
         self,
         audio: Audio,
         *,
-        language: str | None = "en",
-        max_new_tokens: int = 256,
-        batch_size: int = 4,
         edits: Edits | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> Transcript:
         """Transcribes a recording of any length, window by window.
 
-        A window has 30 s in released models. Each is transcribed independently of the others, with
-        the plain prompt of the family.
+        A window has 30 s in released models. Each is transcribed greedily and independently of the
+        others, with the plain prompt of the family.
 
         Args:
             audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
-            language: code or English name of the language. None: the model detects it.
-            max_new_tokens: most tokens per window.
-            batch_size: windows per batch.
-            edits: `{site: edit}` for sites of the encoder and the decoder.
+            edits: `{site: edit}` for sites of the encoder and the decoder, applied to every window.
+            progress: called with the seconds transcribed so far and the duration in seconds.
+            options: `language` (None: the model detects it), `max_new_tokens` per window and
+                `batch_size` of `jaxasr.Options`. Its other fields must have their defaults.
 
         Returns:
             Text, and one segment per window. The language is "und" (undetermined) if it was not
             given and the model does not state it.
 
         Raises:
-            ValueError: an unknown language or site, or audio that cannot be read.
+            ValueError: an option that is unknown or not supported, an unknown language or site, or
+                audio that cannot be read.
 
         Example:
             ```python
-            text = asr.transcribe(audio, language="de").text
+            text = lm_asr.transcribe(audio[:64_000], language="en").text
             ```
         """
         return transcribe_windows(
-            self,
-            _read_samples(audio),
-            language=language,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            edits=edits,
+            self, _read_samples(audio), check_options(options), edits=edits, progress=progress
         )
 
     def generate(
@@ -209,7 +209,8 @@ class PromptedRecogniser:
 
         Example:
             ```python
-            text = asr.generate(asr.inputs([audio], "What is this?")).text[0]
+            inputs = lm_asr.inputs([audio[:32_000]], "What is this?")
+            text = lm_asr.generate(inputs, max_new_tokens=20).text[0]
             ```
         """
         sites.check_known(edits or {}, self.sites)
@@ -225,7 +226,6 @@ class PromptedRecogniser:
                 "memory, or give the edits to asr.model.encode."
             )
         padding = -inputs.tokens.shape[1] % _PROMPT_STEP
-        eos = self.config.eos
         generation = generate(
             self.model,
             memory,
@@ -233,21 +233,9 @@ class PromptedRecogniser:
             positions=_pad_positions(inputs.positions, padding),
             max_new_tokens=max_new_tokens,
             edits=decoder_edits,
-            eot=eos[0] if eos else None,
+            eot=None if self.config.eos else self.tokenizer.end,
         )
-        tokens, lengths = np.asarray(generation.tokens), np.asarray(generation.lengths)
-        # A generation ends at one id. Any other end-of-text is cut off here.
-        rows = [_until_any(row[:n].tolist(), eos) for row, n in zip(tokens, lengths)]
-        n_counted = np.array([len(row) + 1 for row in rows])
-        is_counted = np.arange(tokens.shape[1]) < n_counted[:, None]
-        return GeneratedText(
-            ids=tuple(map(tuple, rows)),
-            text=tuple(self.tokenizer.decode(row).strip() for row in rows),
-            avg_logprob=(np.asarray(generation.logprobs) * is_counted).sum(-1) / n_counted,
-            no_speech_prob=np.asarray(generation.no_speech_prob),
-            ended=n_counted <= max_new_tokens,
-            generation=generation,
-        )
+        return decode_generation(generation, self.tokenizer.decode)
 
     def _prompt(
         self, n_audio: int, text: str | None, chat: bool, language: str | None
@@ -265,10 +253,6 @@ def _pad_positions(positions: Int[np.ndarray, "B T"], padding: int) -> Int[np.nd
     """Returns positions with `padding` more columns of padding on the left."""
     earlier = positions[:, :1] - np.arange(padding, 0, -1, dtype=np.int32)
     return np.concatenate([np.minimum(earlier, -1), positions], axis=1)
-
-
-def _until_any(ids: list[int], ends: tuple[int, ...]) -> list[int]:
-    return ids[: next((i for i, id_ in enumerate(ids) if id_ in ends), len(ids))]
 
 
 def _describe_stack(config: Config, stack: str) -> str:

@@ -41,6 +41,7 @@ AUDIO_LANGUAGE_SIZES: dict[str, Config] = {
         eos=(2,),
     ),
 }
+AUDIO_LANGUAGE_SIZES["qwen2-audio-7b-instruct"] = AUDIO_LANGUAGE_SIZES["qwen2-audio-7b"]
 
 # All released models, Whispers first.
 RELEASED: dict[str, Config] = SIZES | AUDIO_LANGUAGE_SIZES

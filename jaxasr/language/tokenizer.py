@@ -28,11 +28,12 @@ class LanguageTokenizer:
         format: control tokens and texts of the family's prompts.
         audio_token: id of the token that stands for one step of encoded audio.
         pad: id that pads shorter prompts.
+        end: id that ends a text if the files of the model name none.
 
     Example:
         ```python
-        tokenizer = jaxasr.load("qwen2-audio-7b").tokenizer
-        ids = tokenizer.chat(n_audio=25, text="What is this?")
+        ids = lm_asr.tokenizer.chat(n_audio=25, text="What is this?")
+        text = lm_asr.tokenizer.decode(ids, special=True)
         ```
     """
 
@@ -40,7 +41,8 @@ class LanguageTokenizer:
     n_vocab: int
     format: PromptFormat
     audio_token: int
-    pad: int = 0
+    pad: int
+    end: int
 
     @classmethod
     def from_file(cls, path: Path, config: Config) -> "LanguageTokenizer":
@@ -58,19 +60,19 @@ class LanguageTokenizer:
         with convert_errors(path, "a tokenizer"):
             inner = _read(path)
         form = FORMATS[config.family]
-        absent = [token for token in form.control if inner.token_to_id(token) is None]
+        ids = {token: inner.token_to_id(token) for token in form.control}
+        absent = [token for token, id_ in ids.items() if id_ is None]
         if absent:
             found = f"none of {', '.join(absent)}"
             raise file_error(path, f"the control tokens of {config.family}", found, _REMEDY)
-        audio_token = inner.token_to_id(form.audio)
+        audio_token, pad, end = (ids[token] or 0 for token in (form.audio, form.pad, form.end))
         if audio_token != config.audio_token:
             expected = f"{form.audio} with the id {config.audio_token} of config.json"
             raise file_error(path, expected, audio_token, _REMEDY)
         largest = max(inner.get_vocab().values())
         if largest >= config.n_vocab:
             raise file_error(path, f"ids below {config.n_vocab}", largest, _REMEDY)
-        pad = inner.token_to_id(form.pad)
-        return cls(inner, config.n_vocab, form, audio_token, pad)
+        return cls(inner, config.n_vocab, form, audio_token, pad, end)
 
     def encode(self, text: str) -> list[int]:
         """Encodes a text. Control tokens may be spelled in it; none is added."""
@@ -171,7 +173,7 @@ def _read(path: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(path))
     # Importing transformers takes seconds, so it is left to files that only it can convert.
     if path.name == TEKKEN:
-        from transformers.integrations.mistral import convert_tekken_tokenizer
+        from transformers.integrations.mistral import convert_tekken_tokenizer  # pyright: ignore
 
         return convert_tekken_tokenizer(str(path)).backend_tokenizer
     from transformers import AutoTokenizer

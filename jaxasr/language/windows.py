@@ -1,7 +1,9 @@
 """Transcribes a long recording window by window with an audio language model."""
 
+import dataclasses
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,43 +13,72 @@ from jaxasr.config import SAMPLE_RATE
 from jaxasr.generated_text import GeneratedText
 from jaxasr.language.inputs import least_samples
 from jaxasr.languages import LANGUAGES, language_code
+from jaxasr.options import Options
 from jaxasr.taps import Edits
 from jaxasr.text import compression_ratio
+from jaxasr.transcribe import Progress
 from jaxasr.transcript import Segment, Silence, Transcript
 
 if TYPE_CHECKING:
     from jaxasr.language.recogniser import PromptedRecogniser
 
+# Options that act on an audio language model.
+_SUPPORTED = ("language", "max_new_tokens", "batch_size")
 UNDETERMINED = "und"  # code of ISO 639-2 for a language that is not known
 # A language that the model states before the text.
 _STATED_LANGUAGE = re.compile(r"^\s*<\|([a-z]{2,3})\|>")
 
 
+def check_options(options: Mapping[str, Any]) -> Options:
+    """Returns options of a transcription, after checking that this kind of model has them.
+
+    Raises:
+        ValueError: an option is unknown, or has no effect on an audio language model.
+
+    Example:
+        >>> check_options({"language": "German"}).language
+        'de'
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Options)}
+    for name, value in options.items():
+        if name not in defaults:
+            raise ValueError(
+                f"transcribe: unknown option {name!r}. Expected one of: {', '.join(_SUPPORTED)}."
+            )
+        if name not in _SUPPORTED and value != defaults[name]:
+            raise ValueError(
+                f"{name}: not supported by an audio language model; expected {defaults[name]!r}, "
+                f"got {value!r}. Leave it out, or use a Whisper."
+            )
+    language = options.get("language")
+    code = None if language is None else language_code(language)
+    return Options(**{**options, "language": code})
+
+
 def transcribe_windows(
     asr: "PromptedRecogniser",
     audio: Float[np.ndarray, "n_samples"],
+    options: Options,
     *,
-    language: str | None,
-    max_new_tokens: int,
-    batch_size: int,
     edits: Edits | None,
+    progress: Progress | None,
 ) -> Transcript:
     """Transcribes a recording of any length; see `PromptedRecogniser.transcribe`."""
     check_samples(audio)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1 window, got {batch_size}.")
-    language = None if language is None else language_code(language)
+    language = options.language
     width, least = asr.config.n_samples, least_samples(asr.config)
     # The last window is left out if it is too short for an audio token.
     starts = [i for i in range(0, len(audio), width) if len(audio) - i >= least or i == 0]
     segments: list[Segment] = []
     silences: list[Silence] = []
     stated: str | None = None
-    for first in range(0, len(starts), batch_size):
-        batch = starts[first : first + batch_size]
+    for first in range(0, len(starts), options.batch_size):
+        batch = starts[first : first + options.batch_size]
         windows = [audio[start : start + width] for start in batch]
         out = asr.generate(
-            asr.inputs(windows, language=language), max_new_tokens=max_new_tokens, edits=edits
+            asr.inputs(windows, language=language),
+            max_new_tokens=options.max_new_tokens,
+            edits=edits,
         )
         stated = stated or _find_language(asr, out.ids[0])
         for row, (start, window) in enumerate(zip(batch, windows)):
@@ -57,6 +88,8 @@ def transcribe_windows(
                 segments.append(segment)
             else:
                 silences.append(_make_silence(segment))
+        if progress:
+            progress(min(len(audio), batch[-1] + width) / SAMPLE_RATE, len(audio) / SAMPLE_RATE)
     return Transcript(
         text=" ".join(segment.text for segment in segments),
         segments=tuple(segments),

@@ -101,7 +101,7 @@ def _list_parameters(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStru
     return [(parameter_name(path), shape) for path, shape in paths], treedef
 
 
-def parameters_by_name(model: Whisper) -> dict[str, Any]:
+def parameters_by_name(model: SpeechModel) -> dict[str, Any]:
     """Returns the arrays of a model by name, in the order of the pytree.
 
     Example:

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from jaxasr.alignment import released_heads
-from jaxasr.config import SIZES
+from jaxasr.language.sizes import RELEASED
 from jaxasr.weights import (
     ctranslate2,
     files,
@@ -189,8 +189,8 @@ def _read_from_hub(name: str) -> Checkpoint:
     repository = hub.REPOSITORIES.get(name, name)
     if not _HUB_ID.fullmatch(repository) or ".." in repository:
         raise WeightsError(
-            f"{name!r}: expected an existing path, a size ({', '.join(SIZES)}) or a Hugging Face "
-            "id like openai/whisper-tiny.en, found none of these. Check the spelling."
+            f"{name!r}: expected an existing path, a size ({', '.join(RELEASED)}) or a Hugging "
+            "Face id like openai/whisper-tiny.en, found none of these. Check the spelling."
         )
     folder = hub.cached(repository)
     # Another program may have cached the tokenizer of this repository without the weights.

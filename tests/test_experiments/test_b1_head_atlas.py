@@ -1,8 +1,6 @@
 """B1 detects planted heads, and nothing if all heads are equal. Its means equal those by hand."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +21,6 @@ from interventions.edits import site_cells
 # One cell per decoder head of a model with four layers of three heads.
 CELLS = site_cells(FOUR_LAYERS, HEAD_SITES)
 N = 40  # recordings of each kind, each from a source of its own
-# Published outcomes of ablating heads on loops.
-LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
 
 def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
@@ -164,14 +160,3 @@ def test_a_run_refuses_impossible_ablations(asr, tmp_path, monkeypatch, changes,
     config = dataclasses.replace(Config(), n_clean=2, max_new_tokens=24, **changes)
     with pytest.raises(ValueError, match=message):
         STUDY.run(asr, builtin(), config, ItemCache(tmp_path))
-
-
-def test_published_loop_statistics_follow_from_the_published_outcomes():
-    result = json.loads(LOOPS.read_text())
-    for ablation in result["ablations"].values():
-        resolved, loops = np.array(ablation["resolved"]), np.array(ablation["baseline_loops"]) == 1
-        shares = resolved[..., loops].mean(-1)
-        np.testing.assert_allclose(shares, ablation["stopped"]["mean"], atol=1e-4)
-        cost = (np.array(ablation["wer"]) - ablation["baseline_wer"]).mean(-1)
-        np.testing.assert_allclose(cost, ablation["cost"]["mean"], atol=2e-4)
-        assert resolved.shape == (2, 4, 6, len(result["loops"]))

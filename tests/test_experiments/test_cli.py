@@ -167,6 +167,20 @@ def test_info_describes_a_model_without_its_weights():
     assert shapes["decoder.logits"] == [2, 5, 51_866]
 
 
+def test_info_describes_the_prefix_of_an_audio_language_model():
+    done = run(cli.app, ["info", "qwen2-audio-7b", "--dtype", "bfloat16", "--tokens", "800"])
+    assert "8,397,094,912 (16.8 GB as bfloat16)" in done.stdout
+    assert "750 audio tokens per window of 30 s, 6.14 MB; their keys and values 393 MB" in (
+        done.stdout
+    )
+    description = describe("voxtral-mini-3b", batch=1, n_tokens=400, dtype="bfloat16")
+    # 375 tokens x 30 layers x 8 heads of 128 numbers, keys and values, 2 bytes each
+    assert description["prefix"]["cache_bytes"] == 375 * 30 * 8 * 128 * 2 * 2
+    shapes = {row["site"]: row["shape"] for row in description["sites"]}
+    assert shapes["decoder.attn.k_rot"] == [30, 1, 400, 8, 128]
+    assert describe("tiny", batch=1, n_tokens=3)["prefix"] is None
+
+
 @pytest.mark.parametrize(
     ("model", "millions"), [("tiny", 37.76), ("base", 72.59), ("large-v3", 1543.49)]
 )

@@ -122,6 +122,16 @@ def test_results_of_other_claims_have_no_verdict(tmp_path, change, reason):
     assert reason in results.missing["E1 base"]
 
 
+def test_the_forest_plot_of_an_outdated_result_is_removed(tmp_path):
+    results, folder = published(tmp_path), tmp_path / "forest"
+    publish.draw_forests(results, folder)
+    (folder / "e2.png").write_bytes(b"old")
+    publish.draw_forests(results, folder)
+    assert [plot.name for plot in folder.iterdir()] == ["e1.png"]
+    publish.draw_forests(Published({}, {"E1 base": "outdated"}), folder)
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize(("field", "value"), [("null", 0.6), ("least", 0.9), ("unit", "")])
 def test_a_changed_claim_needs_a_new_run(tmp_path, field, value):
     result = json.loads(write_result(tmp_path / "out").read_text())

@@ -1,11 +1,14 @@
 """Configurations of audio language models, and the sites that each family has."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxasr
 from jaxasr import Config, sites
 from jaxasr.language.sizes import AUDIO_LANGUAGE_SIZES
+from jaxasr.precision import precision_fields
 from jaxasr.weights.assemble import abstract_model, parameters_by_name
 from tests import audio_language
 from tests.audio_language import LENGTHS, TINY, activations, tiny_mel
@@ -20,6 +23,33 @@ def test_every_site_of_the_model_has_its_documented_shape(name):
     for site, value in acts.items():
         spec = sites.spec(model.config, site, len(LENGTHS), n_tokens)
         assert value.shape == ((spec.n_layer,) if spec.n_layer else ()) + spec.shape, site
+
+
+@pytest.mark.parametrize("name", AUDIO_LANGUAGE_SIZES)
+def test_every_released_size_has_every_site_in_its_documented_shape(name):
+    """Traces the passes of 16-bit models without weights: a batch of two windows, and a prompt."""
+    config = AUDIO_LANGUAGE_SIZES[name].replace(**precision_fields("bfloat16"))
+    readouts = [
+        jaxasr.select(*sites.sites_of(stack, config.family)) for stack in ("encoder", "decoder")
+    ]
+    tokens = jax.ShapeDtypeStruct((2, config.n_audio_tokens + 20), jnp.int32)
+    mel = jax.ShapeDtypeStruct((2, config.n_mels, 3000), jnp.float32)
+
+    def run(model, mel, lengths, tokens):
+        prefix, encoder = model.encode(mel, readout=readouts[0], lengths=lengths)
+        logits, decoder = model.decode(tokens, prefix, readout=readouts[1])
+        out = jaxasr.generate(model, prefix, tokens, max_new_tokens=3)
+        return prefix, logits, out, encoder | decoder
+
+    lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
+    prefix, logits, out, acts = jax.eval_shape(run, abstract_model(config), mel, lengths, tokens)
+    for site in sites.of(config):
+        expected = sites.spec(config, site, 2, tokens.shape[1])
+        layers = (expected.n_layer,) if expected.n_layer else ()
+        assert acts[site].shape == layers + expected.shape, site
+    assert prefix.xa.shape == (2, config.n_audio_tokens, config.n_text_state)
+    assert (logits.dtype, acts["decoder.resid_post"].dtype) == (jnp.float32, jnp.bfloat16)
+    assert out.tokens.shape == (2, 3)
 
 
 def test_each_family_has_a_part_of_the_vocabulary():

@@ -125,6 +125,13 @@ def test_a_beam_search_with_one_beam_is_greedy():
     np.testing.assert_array_equal(generate(case, beam_size=1).tokens, generate(case).tokens)
 
 
+def test_a_mesh_generates_what_one_device_generates():
+    case = make_case("qwen2_audio")
+    on_mesh, alone = generate(case, mesh=jaxasr.make_mesh(1), recordings=2), generate(case)
+    np.testing.assert_array_equal(on_mesh.tokens, alone.tokens)
+    np.testing.assert_allclose(on_mesh.logprobs, alone.logprobs, rtol=0, atol=1e-5)
+
+
 def test_a_prompt_in_two_parts_equals_the_whole_prompt():
     """The second pass finds the next audio tokens by those that the cache holds."""
     model, prefix, *arrays = make_case("qwen2_audio")
@@ -149,6 +156,30 @@ def make_session(model, prefix, prompt, positions):
     )
 
 
+def test_an_audio_token_after_all_audio_is_text():
+    case = make_case("qwen2_audio")
+    model, prefix, prompt, positions = case
+
+    def audio_first(logits, tokens, n_tokens, n_prompt):
+        is_audio = jnp.arange(logits.shape[1]) == model.config.audio_token
+        return jnp.where(is_audio | (n_tokens > n_prompt), logits, -jnp.inf)
+
+    out = generate(case, rules=audio_first)
+    assert (out.tokens[:, 0] == model.config.audio_token).all()
+    tokens = np.concatenate([prompt, out.tokens], 1)[:, : prompt.shape[1] + 1]
+    positions = np.concatenate([positions, positions[:, -1:] + 1], 1)
+    frames = model.decoder.frames(jnp.asarray(tokens), jnp.asarray(positions), prefix)
+    np.testing.assert_array_equal((frames >= 0).sum(1), prefix.lengths)
+    x, _, tap, _ = model.decoder.residual(
+        jnp.asarray(tokens), jnp.asarray(positions), prefix, {}, jaxasr.select()
+    )
+    logits = model.decoder.to_logits(x, tap)[:, -1]
+    np.testing.assert_array_equal(logits.argmax(-1), out.tokens[:, 1])
+    embedded = model.decoder.embed(jnp.asarray(tokens), frames, prefix)[:, -1]
+    expected = model.decoder.token_embedding[...][model.config.audio_token]
+    np.testing.assert_array_equal(embedded, np.broadcast_to(expected, embedded.shape))
+
+
 def test_any_of_several_ids_ends_a_text():
     case = make_case("qwen2_audio")
     plain = generate(case)
@@ -160,6 +191,14 @@ def test_any_of_several_ids_ends_a_text():
     np.testing.assert_array_equal(
         out.logprobs[0, : out.lengths[0] + 1], plain.logprobs[0, : out.lengths[0] + 1]
     )
+
+
+def test_rows_of_a_prefix_keep_their_lengths():
+    _, prefix, *_ = make_case("qwen2_audio")
+    rows = prefix.rows(np.array([2, 0]))
+    np.testing.assert_array_equal(rows.lengths, [2, 10])
+    np.testing.assert_array_equal(rows.xa, prefix.xa[np.array([2, 0])])
+    assert repr(rows).startswith("Prefix(2 recordings, up to 10 audio tokens, width 28, float32")
 
 
 def test_a_row_with_another_number_of_audio_tokens_is_refused():

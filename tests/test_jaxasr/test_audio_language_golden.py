@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxasr.precision import precision_fields
 from tests.audio_language import (
     LENGTHS,
     TINY,
@@ -36,6 +37,17 @@ def test_every_site_agrees_with_transformers(name, dtype):
         }
     tolerance = FLOAT32 if dtype == "float32" else ROUNDED_TO_FLOAT32
     assert max(errors.values()) < tolerance, max(errors.items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize("precision", ["high", "mixed", "bfloat16"])
+def test_every_precision_gives_similar_logits(precision):
+    fields = precision_fields(precision)
+    expected, ours = activations(tiny_model()), activations(tiny_model(**fields))
+    assert ours["decoder.logits"].dtype == np.float32
+    assert ours["decoder.resid_post"].dtype == fields["dtype"]
+    visible = expected["decoder.logits"][0], ours["decoder.logits"][0]
+    correlation = np.corrcoef(*map(np.ravel, visible))[0, 1]
+    assert correlation > 0.999, correlation
 
 
 def test_rows_have_as_many_audio_tokens_as_in_transformers():

@@ -70,15 +70,25 @@ def test_rows_of_a_batch_equal_recordings_alone(asr):
 @both
 def test_a_long_recording_is_transcribed_window_by_window(asr):
     audio = noise(2 * 32_000 + 200)  # the last window is too short for an audio token
-    transcript = asr.transcribe(audio, max_new_tokens=3, batch_size=2)
+    seconds = []
+    transcript = asr.transcribe(
+        audio,
+        language="English",
+        max_new_tokens=3,
+        batch_size=2,
+        word_timestamps=False,
+        progress=lambda *args: seconds.append(args),
+    )
+    assert seconds == [(4.0, 4.0125)]
     parts = [*transcript.segments, *transcript.silences]
     assert sorted((part.start, part.end) for part in parts) == [(0.0, 2.0), (2.0, 4.0)]
     assert transcript.language == "en"
     assert transcript.duration == 4.0125
     assert transcript.text == " ".join(segment.text for segment in transcript.segments)
-    first = asr.generate(asr.inputs([audio[:32_000]]), max_new_tokens=3)
+    first = asr.generate(asr.inputs([audio[:32_000]], language="en"), max_new_tokens=3)
     assert first.text[0] == next(part.text for part in parts if part.start == 0)
-    assert transcript.text == asr.transcribe(audio, max_new_tokens=3, batch_size=1).text
+    alone = asr.transcribe(audio, language="en", max_new_tokens=3, batch_size=1)
+    assert transcript.text == alone.text
 
 
 def test_a_stated_language_is_not_part_of_the_text(models, monkeypatch):
@@ -102,6 +112,20 @@ def test_an_unknown_language_is_not_invented(models):
     assert transcript.language == "und"
     with pytest.raises(ValueError, match="language: expected a code"):
         models["voxtral"].transcribe(noise(8000), language="xx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"word_timestamps": True}, "word_timestamps: not supported by an audio language model"),
+        ({"temperature": (0.0, 0.2)}, "temperature: not supported"),
+        ({"beams": 3}, "unknown option 'beams'"),
+        ({"batch_size": 0}, "batch_size, max_new_tokens: expected at least 1"),
+    ],
+)
+def test_options_without_an_effect_are_refused(options, message, models):
+    with pytest.raises(ValueError, match=message):
+        models["qwen2_audio"].transcribe(noise(8000), **options)
 
 
 @both

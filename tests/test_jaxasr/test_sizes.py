@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 import jaxasr
+from jaxasr.languages import ENGLISH_ONLY
 from jaxasr.sites import of, sites_of, spec
 from jaxasr.weights.assemble import abstract_model
 
@@ -48,3 +49,7 @@ PARAMETERS_MILLIONS = [
 @pytest.mark.parametrize(("size", "millions"), PARAMETERS_MILLIONS)
 def test_parameter_counts_agree_with_the_published_ones(size, millions):
     assert abstract_model(jaxasr.SIZES[size]).n_parameters / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_the_english_only_models_are_those_with_such_a_name():
+    assert set(ENGLISH_ONLY) == {name for name in jaxasr.SIZES if name.endswith(".en")}

@@ -109,7 +109,30 @@ def prompt_of(asr: Recogniser, clip: Utterance) -> list[int]:
         ```
     """
     prompt = clip.label("prompt")
-    return list(prompt) if prompt is not None else asr.tokenizer.prompt(_code(asr, clip))
+    return (
+        list(prompt) if prompt is not None else asr.tokenizer.prompt(language_of_prompt(asr, clip))
+    )
+
+
+def language_of_prompt(asr: Recogniser, clip: Utterance) -> str:
+    """Returns the language of the prompt: that of the recording, or else English.
+
+    The prompt of an English-only model is English.
+    """
+    return (language(clip) or "en") if asr.tokenizer.is_multilingual else "en"
+
+
+def generate_ids(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> list[int]:
+    """Generates the greedy text of a recording after `prompt_of`, and returns its tokens.
+
+    Example:
+        ```python
+        asr.tokenizer.decode(generate_ids(asr, clip, max_new_tokens=64))
+        ```
+    """
+    prompt = prompt_of(asr, clip)
+    [ids] = asr.generate(_encode(asr, clip), prompt, max_new_tokens=max_new_tokens).ids
+    return ids
 
 
 def mining_cache(asr: Recogniser, cache: ItemCache) -> ItemCache:
@@ -154,7 +177,7 @@ def _transcribe(asr: Recogniser, candidate: Candidate) -> dict[str, Any]:
 
 
 def _prompt(asr: Recogniser, candidate: Candidate, memory: Any) -> list[int]:
-    code = candidate.language or _code(asr, candidate.clip)
+    code = candidate.language or language_of_prompt(asr, candidate.clip)
     if code == DETECT:
         code = next(iter(detect_language(asr.model, asr.tokenizer, memory)[0]))
     previous: Any = asr.tokenizer.encode(candidate.line * _LINE_TOKENS)[:_LINE_TOKENS]
@@ -165,11 +188,6 @@ def _prompt(asr: Recogniser, candidate: Candidate, memory: Any) -> list[int]:
         n = min(len(ids), _PREVIOUS_TOKENS) // _PREVIOUS_STEP * _PREVIOUS_STEP
         previous = ids[len(ids) - n :]
     return asr.tokenizer.prompt(code, previous=previous)
-
-
-def _code(asr: Recogniser, clip: Utterance) -> str:
-    """Returns the language of the prompt, which is English for an English-only model."""
-    return (language(clip) or "en") if asr.tokenizer.is_multilingual else "en"
 
 
 def _encode(asr: Recogniser, clip: Utterance) -> Any:

@@ -1,0 +1,1 @@
+"""Ranks decoder heads and layers by the loops of a user's recordings that they resolve."""
