@@ -13,6 +13,7 @@ from interventions.scoring import needed_logits, scored_position, unembed_scored
 from jaxasr.cache import EncodedAudio
 from jaxasr.config import Config
 from jaxasr.fused_attention import Mask
+from jaxasr.inputs import check_audio_tokens
 from jaxasr.language.encoder import count_frames, make_frame_mask
 from jaxasr.model import SpeechModel
 from jaxasr.sites import stack_of
@@ -29,6 +30,11 @@ def positions_of(run: Run) -> Int[Array, "B T"]:
         return run.positions
     shape = jnp.shape(run.tokens)
     return jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
+
+
+def check_audio(model: SpeechModel, run: Run) -> None:
+    """Raises ValueError unless the tokens of an encoded run have its audio tokens."""
+    check_audio_tokens(model.config, run.tokens, positions_of(run), run.encoded_memory)
 
 
 def memory_of_stream(

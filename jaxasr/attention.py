@@ -108,8 +108,8 @@ class Attention(nnx.Module):
             x: normalised residual stream [B, T, D].
             k: keys [B, H, S, Dh].
             v: values [B, H, S, Dh].
-            mask: bool [B, 1, T, S], True where a query may attend to a key. None: each query
-                may attend to every key.
+            mask: bool [B, 1, T, S], True where a query may attend to a key, or [B, 1, 1, S] for
+                all queries. None: each query may attend to every key.
             key_positions: int32 [B, S], absolute positions of the keys.
             tap: edits and records the queries, scores, pattern and `z` of this attention.
         """
@@ -122,7 +122,7 @@ class Attention(nnx.Module):
         elif mask is None:
             z = fused_attention.attend(q, k, v, self.kernel)
         else:
-            z = fused_attention.attend_by_xla(q, k, v, mask)
+            z = fused_attention.attend_with_mask(q, k, v, mask)
         z = tap("z", _swap_time_and_heads(z).astype(x.dtype))
         return self.out(z.reshape(x.shape))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 # Inputs with fewer positions use JAX's default, because all their scores fit in a CPU's cache.
 MIN_LONG_QUERIES = 256
@@ -137,8 +137,9 @@ def attend(
     k: Float[Array, "B H S Dh"],
     v: Float[Array, "B H S Dh"],
     default: Callable[..., Float[Array, "B H T Dh"]],
+    is_visible: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B H T Dh"]:
-    """Computes attention without a mask. A CPU computes it head by head.
+    """Computes attention with equal keys for all queries. A CPU computes it head by head.
 
     The scores of one head fit in the cache of a CPU.
 
@@ -147,6 +148,7 @@ def attend(
         k: keys.
         v: values.
         default: computes the result from `q`, `k` and `v` on other devices.
+        is_visible: True at the keys that every query of a row may attend to. None: all keys.
 
     Returns:
         The averaged values of each head.
@@ -159,29 +161,42 @@ def attend(
         attend(q, k, v, default=lambda q, k, v: v)  # on a CPU, `default` is not used
         ```
     """
-    return jax.lax.platform_dependent(q, k, v, cpu=_attend_by_head, default=default)
+    by_head = functools.partial(_attend_by_head, is_visible=is_visible)
+    return jax.lax.platform_dependent(q, k, v, cpu=by_head, default=default)
 
 
 def _attend_by_head(
-    q: Float[Array, "B H T Dh"], k: Float[Array, "B H S Dh"], v: Float[Array, "B H S Dh"]
+    q: Float[Array, "B H T Dh"],
+    k: Float[Array, "B H S Dh"],
+    v: Float[Array, "B H S Dh"],
+    is_visible: Bool[Array, "B S"] | None,
 ) -> Float[Array, "B H T Dh"]:
-    def attend_head(qkv: tuple[Array, Array, Array]) -> Array:
-        q, k, v = qkv
+    def attend_head(head: tuple[Array, ...]) -> Array:
+        q, k, v, *visible = head
         starts = range(0, len(q), _QUERIES_PER_CHUNK)
         # Chunks do not depend on each other, so every core can take one.
         return jnp.concatenate(
-            [_attend_chunk(q[start : start + _QUERIES_PER_CHUNK], k, v) for start in starts]
+            [
+                _attend_chunk(q[start : start + _QUERIES_PER_CHUNK], k, v, *visible)
+                for start in starts
+            ]
         )
 
     heads = tuple(x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+    if is_visible is not None:
+        heads = (*heads, jnp.repeat(is_visible, q.shape[1], axis=0))
     return jax.lax.map(attend_head, heads).reshape(q.shape)
 
 
 def _attend_chunk(
-    q: Float[Array, "T Dh"], k: Float[Array, "S Dh"], v: Float[Array, "S Dh"]
+    q: Float[Array, "T Dh"],
+    k: Float[Array, "S Dh"],
+    v: Float[Array, "S Dh"],
+    is_visible: Bool[Array, "S"] | None = None,
 ) -> Float[Array, "T Dh"]:
     # The softmax is computed in float32 at least, as in the default attention.
     scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
+    scores = scores if is_visible is None else jnp.where(is_visible, scores, -jnp.inf)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     # Dividing after the product divides only Dh numbers per query instead of S.
     return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)

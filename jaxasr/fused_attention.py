@@ -25,7 +25,7 @@ from jaxasr.config import Config
 # Axes: B batch, H heads, T query time, S key time, Dh width of a head.
 Queries = Float[Array, "B H T Dh"]
 KeysOrValues = Float[Array, "B H S Dh"]
-Mask = Bool[Array, "B 1 T S"]
+Mask = Bool[Array, "B 1 #T S"]  # one row serves all queries
 
 # Fewest queries for which "auto" chooses a fused kernel. A TPU computes blocks of 128 queries, and
 # the scores of fewer queries are small.
@@ -51,6 +51,17 @@ def attend_by_xla(q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | Non
     """Computes attention by matrix products and a softmax, as XLA compiles them."""
     pattern = softmax(compute_scores(q, k), mask).astype(q.dtype)
     return jnp.einsum("bhts,bhsd->bhtd", pattern, v)
+
+
+def attend_with_mask(q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask) -> Queries:
+    """Attends from each query to the keys that `mask` allows.
+
+    With one row of the mask for all queries, a CPU does not store the scores.
+    """
+    if mask.shape[2] > 1 or q.shape[2] < cpu_kernels.MIN_LONG_QUERIES:
+        return attend_by_xla(q, k, v, mask)
+    by_xla = functools.partial(attend_by_xla, mask=mask)
+    return cpu_kernels.attend(q, k, v, default=by_xla, is_visible=mask[:, 0, 0])
 
 
 def chosen_kernel(config: Config, platform: str | None = None) -> str:

@@ -151,6 +151,9 @@ class SiteSpec:
         axes: names of the axes of one layer's activation.
         shape: sizes of these axes.
         n_layer: layers of the stack; 0 at sites without a layer axis.
+        n_audio_tokens: most audio tokens among the decoder tokens of a pass; 0 in encoders and in
+            Whisper.
+        frames_per_step: encoder frames of 20 ms that one step of encoded audio covers.
 
     Example:
         >>> config = jaxasr.SIZES["tiny.en"]
@@ -162,6 +165,8 @@ class SiteSpec:
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     n_layer: int
+    n_audio_tokens: int = 0
+    frames_per_step: int = 1
 
     def size(self, axis: str) -> int:
         """Returns the size of an axis, such as `"H"`."""
@@ -210,18 +215,32 @@ def spec(
     }
     axes = SITES[site]
     shape_of_site = tuple(sizes[axis] for axis in axes)
-    return SiteSpec(site, axes, shape_of_site, shape.n_layer if site in LAYERED else 0)
+    family, has_audio_tokens = config.audio_language, _has_audio_tokens(config, site)
+    return SiteSpec(
+        site,
+        axes,
+        shape_of_site,
+        shape.n_layer if site in LAYERED else 0,
+        config.n_audio_tokens if has_audio_tokens and stack == "decoder" else 0,
+        family.frames_per_token if family is not None and has_audio_tokens else 1,
+    )
+
+
+def _has_audio_tokens(config: Config, site: str) -> bool:
+    """Returns whether time steps of a site are audio tokens, at least some of them."""
+    family = config.audio_language
+    if family is None:
+        return False
+    if site == "encoder.ln_post":
+        return not family.norm_is_first
+    return stack_of(site) == "decoder" or site in ("encoder.pool", "encoder.project")
 
 
 def _count_encoder_steps(config: Config, site: str) -> int:
     """Returns the time steps of an encoder site."""
     if site == "encoder.conv1":
         return config.n_mel_frames  # the second convolution has stride 2, this one 1
-    family = config.audio_language
-    is_pooled = site in ("encoder.pool", "encoder.project") or (
-        site == "encoder.ln_post" and family is not None and not family.norm_is_first
-    )
-    return config.n_audio_tokens if is_pooled else config.n_audio_ctx
+    return config.n_audio_tokens if _has_audio_tokens(config, site) else config.n_audio_ctx
 
 
 def _width(config: Config, site: str) -> int:

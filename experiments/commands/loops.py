@@ -75,7 +75,8 @@ def loops(
     options = {"tokens": tokens, "seed": seed, "quick": quick, "dtype": dtype.value}
     output = _open_output(out, model, sources | options, overwrite)
     _run(
-        *recordings.values(),
+        recordings["MANIFEST"],
+        recordings["--clean"],
         output,
         model=model,
         json=json,

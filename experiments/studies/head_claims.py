@@ -178,4 +178,4 @@ def _judge_same_heads(arrays: xr.Dataset, seed: int) -> Finding:
         return claim.judge(
             None, f"too little moves: the reliabilities of the two effects of heads are {values}"
         )
-    return claim.judge(correlation_of_heads(*both, seed))
+    return claim.judge(correlation_of_heads(both[0], both[1], seed))

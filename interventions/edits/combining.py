@@ -86,7 +86,8 @@ class Restrict(EditBase):
             [False, True]
         """
         axes = at.axes
-        position_axis, frame_axis = position_and_frame_axes(axes, at.site)
+        has_audio_tokens = at.frames is not None
+        position_axis, frame_axis = position_and_frame_axes(axes, at.site, has_audio_tokens)
         mask = jnp.asarray(True)
         if self.heads is not None:
             heads = jnp.arange(x.shape[axes.index("H")])[None]
@@ -97,9 +98,7 @@ class Restrict(EditBase):
         if self.positions is not None:
             mask = mask & _expand_mask(self.positions(at.positions), position_axis, axes)
         if self.frames is not None:
-            # Only `scores` and `pattern` have a key axis. Elsewhere frames are time steps.
-            frames = at.positions if at.keys is None else at.keys
-            mask = mask & _expand_mask(self.frames(frames), frame_axis, axes)
+            mask = mask & _expand_mask(self.frames(_frames_of(at)), frame_axis, axes)
         if self.layers is not None:
             mask = mask & self.layers(at.layer)
         if self.when is not None:
@@ -109,7 +108,9 @@ class Restrict(EditBase):
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError if the site lacks a place of the edit in this pass."""
-        position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site)
+        position_axis, frame_axis = position_and_frame_axes(
+            spec.axes, spec.site, spec.n_audio_tokens > 0
+        )
         axis_of = {
             "layers": "L",
             "heads": "H",
@@ -121,6 +122,8 @@ class Restrict(EditBase):
             indices = getattr(self, name)
             if indices is not None:
                 size = _axis_size(spec, axis, name)
+                if name == "frames" and spec.n_audio_tokens:
+                    size = spec.n_audio_tokens
                 check_within(indices, size=size, name=name, site=spec.site)
         check_edit(self.edit, spec)
 
@@ -147,7 +150,9 @@ def only(
         positions: absolute decoder positions, prompt included. At encoder sites they are frames
             (mel frames at `encoder.conv1`).
         frames: encoder frames of 20 ms. At cross-attention sites they select keys. At encoder
-            sites they select the time axis.
+            sites they select the time axis. In the decoder of an audio language model, and at
+            sites after its pooling, they are audio tokens: keys at `scores` and `pattern`, and
+            positions elsewhere.
         rows: rows of the batch.
         when: True where the edit applies. A boolean, a bool array that broadcasts to `x`, or a
             function of `at` that returns one of these.
@@ -175,8 +180,16 @@ def only(
     )
 
 
-def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
+def position_and_frame_axes(
+    axes: tuple[str, ...], site: str, has_audio_tokens: bool = False
+) -> tuple[str | None, str | None]:
     """Returns the axes that `positions` and `frames` select at a site, or None for a missing one.
+
+    Args:
+        axes: axes of the site.
+        site: full name.
+        has_audio_tokens: whether the tokens of the decoder hold audio, so that `frames` selects
+            among them.
 
     Example:
         >>> position_and_frame_axes(("B", "H", "T", "S"), "decoder.cross_attn.pattern")
@@ -189,7 +202,16 @@ def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | Non
         return ("T" if "T" in axes else None), "S"
     if site.startswith("encoder."):
         return position_axis, "S" if "S" in axes else "T"
-    return position_axis, None
+    return position_axis, ("S" if "S" in axes else "T") if has_audio_tokens else None
+
+
+def _frames_of(at: At) -> Array:
+    """Returns the frame or audio token of each key of `scores` and `pattern`, else of each step."""
+    if at.frames is None:  # in an encoder, or at cross-attention
+        return at.positions if at.keys is None else at.keys
+    frames = at.frames if at.keys is None else at.key_frames
+    assert frames is not None  # a decoder with audio tokens has those of its keys, too
+    return frames
 
 
 def _axis_size(spec: SiteSpec, axis: str | None, name: str) -> int:

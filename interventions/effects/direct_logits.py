@@ -3,21 +3,21 @@
 The final norm is linear if its reciprocal standard deviation rstd is fixed at its value in the run.
 The logit is then Σ_c (c - mean c)·rstd·γ·u + β·u. Here c runs over all vectors that are added to
 the residual stream, γ and β are the norm's scale and bias, and u is the unembedding of the answer
-minus that of the foil. The terms of this sum are the contributions.
+minus that of the foil. The terms of this sum are the contributions. An RMSNorm subtracts no mean
+and has no β.
 """
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from flax import nnx
 from jax.sharding import Mesh, PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from interventions.effects import row_bytes
-from interventions.forward import positions_of
+from interventions.effects.direct_parts import split_logit
+from interventions.forward import check_audio
 from interventions.metrics import LogitDiff
 from interventions.patching import row_chunks
 from interventions.patching.axes import axes_of_run
@@ -26,16 +26,15 @@ from interventions.run import Run
 from interventions.scored_tokens import check_tokens
 from interventions.scoring import scored_position
 from jaxasr import compiled
-from jaxasr.attention import Attention
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.decoder import Decoder
 from jaxasr.inputs import check_mel
 from jaxasr.meshes import DATA, place_parameters, resolve_mesh, specs_of
-from jaxasr.model import Whisper, full_precision
-from jaxasr.taps import merge, reduce, select
+from jaxasr.model import SpeechModel
 
-# The labels of "part": the output of each sublayer without its bias, and this bias.
+# The labels of "part": the output of each sublayer without its bias, and this bias. A language
+# model has no biases and no cross-attention.
 PARTS = ("attn_out", "attn_bias", "cross_attn_out", "cross_attn_bias", "mlp_out", "mlp_bias")
+LANGUAGE_MODEL_PARTS = ("attn_out", "mlp_out")
 # The dimensions of each variable of the result.
 _DIMS = {
     "logit": (),
@@ -45,11 +44,12 @@ _DIMS = {
     "parts": ("part", "layer"),
     "heads": ("attention", "layer", "head"),
     "frames": ("layer", "head", "time"),
+    "text": ("layer", "head"),
 }
 
 
 def direct_logit_attribution(
-    model: Whisper,
+    model: SpeechModel,
     run: Run,
     answer: int | Int[Array, "B"],
     foil: int | Int[Array, "B"] | None = None,
@@ -67,7 +67,8 @@ def direct_logit_attribution(
         answer: the token whose logit is split, as one id or one per example.
         foil: the token whose logit is subtracted from that of `answer`. Default: none.
         position: the token after which the logit is read. Negative values count from the end.
-        window_s: seconds of audio per entry of `frames`. Default: one frame of 20 ms.
+        window_s: seconds of audio per entry of `frames`. Default: one frame of 20 ms, or one audio
+            token.
         mesh: devices that divide the rows, as in `sweep`.
         recordings: rows that a device computes together, as in `sweep`.
 
@@ -85,6 +86,10 @@ def direct_logit_attribution(
         - `frames` [layer, head, time]: the contribution of pattern·v·W_O for every window of audio,
           labelled by its start in seconds. The sum over time is the `heads` of cross-attention.
           A head's value bias is distributed over frames by its pattern.
+
+        An audio language model has the parts `attn_out` and `mlp_out` only. Its `frames` are those
+        of self-attention to audio tokens, and `text` [layer, head] is the rest of `heads`: the
+        contribution of all other tokens. It has no `positional` and no `norm_bias`.
 
         `total_logit` sums the contributions.
 
@@ -119,10 +124,12 @@ def direct_logit_attribution(
     for name, token in tokens.items():
         check_tokens(token, model.config.n_vocab, run.batch, name)
     ids = [np.broadcast_to(np.asarray(token), (run.batch,)) for token in tokens.values()]
-    window = 1 if window_s is None else round(window_s * FRAMES_PER_S)
+    family = model.config.audio_language
+    n_frames = 1 if family is None else family.frames_per_token  # encoder frames per step
+    window = 1 if window_s is None else round(window_s * FRAMES_PER_S / n_frames)
     if window < 1:
         raise ValueError(
-            f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}."
+            f"window_s: expected at least one frame of {n_frames / FRAMES_PER_S} s, got {window_s}."
         )
     # `scored_position` reads only the position of a metric, so the token ids are zeros.
     metric = LogitDiff(jnp.zeros(2, jnp.int32), position)
@@ -135,9 +142,10 @@ def direct_logit_attribution(
 
     def split_rows(rows: Rows) -> dict[str, Array]:
         encoded, _ = encode_rows(model, select_rows(run, rows), mesh)
+        check_audio(model, encoded)
         return compiled.call_on_mesh(
             mesh,
-            _split_logit,
+            split_logit,
             model,
             encoded,
             [token[rows] for token in ids],
@@ -148,7 +156,7 @@ def direct_logit_attribution(
         )
 
     split = chunks.map(split_rows)
-    return _to_dataset(split, window)
+    return _to_dataset(split, window * n_frames)
 
 
 def total_logit(split: xr.Dataset) -> xr.DataArray:
@@ -177,115 +185,17 @@ def total_logit(split: xr.Dataset) -> xr.DataArray:
         ```
     """
     split = split.astype(np.float64)
-    return split.embed + split.positional + split.norm_bias + split.parts.sum(("part", "layer"))
-
-
-def _split_logit(
-    model: Whisper, run: Run, tokens: list[Array], *, column: int, window: int
-) -> dict[str, Array]:
-    """Returns every variable of the Dataset. The first axis of each is the batch."""
-    readout = merge(
-        select("decoder.attn.z", "decoder.cross_attn.z", "decoder.mlp_out"),
-        reduce("pattern", "decoder.cross_attn.pattern", lambda pattern: pattern[:, :, column]),
-    )
-    decoder, positions, memory = model.decoder, positions_of(run), run.memory
-    assert memory is not None
-    assert not isinstance(memory.v, tuple)  # a run's memory is stacked
-    with full_precision(model):
-        x, _, _, acts = decoder.residual(run.tokens, positions, memory, {}, readout)
-        logit, direction, norm_bias = _final_norm(decoder, x[:, column], tokens)
-        dtype = direction.dtype
-        embed = decoder.token_embedding[...][run.tokens[:, column]].astype(dtype)
-        positional = decoder.positional_embedding[...][positions[:, column]].astype(dtype)
-        blocks = decoder.blocks
-        attn_z, cross_z = (
-            acts[f"decoder.{name}.z"][:, :, column] for name in ("attn", "cross_attn")
-        )
-        heads = [
-            _head_contributions(blocks.attn, attn_z, direction),
-            _head_contributions(blocks.cross_attn, cross_z, direction),
-        ]
-        frames = _frame_contributions(blocks.cross_attn, acts["pattern"], memory.v, direction)
-        attn_bias, cross_bias, mlp_bias = (
-            _weights(linear.bias, dtype) @ direction.T
-            for linear in (blocks.attn.out, blocks.cross_attn.out, blocks.mlp.fc2)
-        )
-        mlp_out = acts["decoder.mlp_out"][:, :, column].astype(dtype)
-        mlp = jnp.einsum("lbd,bd->lb", mlp_out, direction) - mlp_bias
-    # [L, B] per part and [L, B, H] per attention. `moveaxis` puts the batch first.
-    parts = [heads[0].sum(-1), attn_bias, heads[1].sum(-1), cross_bias, mlp, mlp_bias]
-    return {
-        "logit": logit,
-        "embed": (embed * direction).sum(-1),
-        "positional": (positional * direction).sum(-1),
-        "norm_bias": norm_bias,
-        "parts": jnp.moveaxis(jnp.stack(parts), 2, 0),
-        "heads": jnp.moveaxis(jnp.stack(heads), 2, 0),
-        "frames": jnp.moveaxis(_sum_windows(frames, window), 1, 0),
-    }
-
-
-def _final_norm(
-    decoder: Decoder, x: Float[Array, "B D"], tokens: list[Int[Array, "B"]]
-) -> tuple[Float[Array, "B"], Float[Array, "B D"], Float[Array, "B"]]:
-    """Applies the final norm to `x` and unembeds it.
-
-    Returns:
-        The logit, the direction, and the contribution of the norm's bias. The contribution of a
-        vector of the residual stream is its dot product with the direction.
-    """
-    dtype = jnp.promote_types(decoder.dtype, jnp.float32)
-    vectors = [decoder.unembedding[token].astype(dtype) for token in tokens]
-    u = vectors[0] if len(vectors) == 1 else vectors[0] - vectors[1]
-    logit = (decoder.ln(x).astype(dtype) * u).sum(-1)
-    rstd = jax.lax.rsqrt(jnp.var(x.astype(dtype), -1, keepdims=True) + decoder.ln.epsilon)
-    direction = u * _weights(decoder.ln.scale, dtype) * rstd
-    # (c - mean c)·d equals c·(d - mean d), so the mean is subtracted once, from the direction.
-    direction = direction - direction.mean(-1, keepdims=True)
-    return logit, direction, u @ _weights(decoder.ln.bias, dtype)
-
-
-def _weights(parameter: nnx.Param | None, dtype: jnp.dtype) -> Array:
-    assert parameter is not None  # Whisper's norms and output projections have scale and bias
-    return parameter[...].astype(dtype)
-
-
-def _head_directions(attn: Attention, direction: Float[Array, "B D"]) -> Float[Array, "L B H Dh"]:
-    """Returns W_O·direction of every head."""
-    kernel = _weights(attn.out.kernel, direction.dtype)
-    kernel = kernel.reshape(kernel.shape[0], attn.n_head, -1, kernel.shape[-1])
-    return jnp.einsum("lhed,bd->lbhe", kernel, direction)
-
-
-def _head_contributions(
-    attn: Attention, z: Float[Array, "L B H Dh"], direction: Float[Array, "B D"]
-) -> Float[Array, "L B H"]:
-    return (z.astype(direction.dtype) * _head_directions(attn, direction)).sum(-1)
-
-
-def _frame_contributions(
-    attn: Attention,
-    pattern: Float[Array, "L B H S"],
-    v: Float[Array, "L B H S Dh"],
-    direction: Float[Array, "B D"],
-) -> Float[Array, "L B H S"]:
-    v = v.astype(direction.dtype)
-    values = jnp.einsum("lbhse,lbhe->lbhs", v, _head_directions(attn, direction))
-    return pattern.astype(direction.dtype) * values
-
-
-def _sum_windows(frames: Float[Array, "L B H S"], window: int) -> Float[Array, "L B H W"]:
-    # `-n % window` zeros fill the last window.
-    padded = jnp.pad(frames, [(0, 0)] * 3 + [(0, -frames.shape[-1] % window)])
-    return padded.reshape(*frames.shape[:3], -1, window).sum(-1)
+    outside = [split[name] for name in ("embed", "positional", "norm_bias") if name in split]
+    return sum(outside, start=0) + split.parts.sum(("part", "layer"))
 
 
 def _to_dataset(values: Mapping[str, np.ndarray], window: int) -> xr.Dataset:
     n_examples = len(values["logit"])
     _, n_layer, n_head, n_windows = values["frames"].shape
+    has_cross_attention = "text" not in values
     coords = {
-        "part": list(PARTS),
-        "attention": ["attn", "cross_attn"],
+        "part": list(PARTS if has_cross_attention else LANGUAGE_MODEL_PARTS),
+        "attention": ["attn", "cross_attn"] if has_cross_attention else ["attn"],
         "layer": np.arange(n_layer),
         "head": np.arange(n_head),
         "time": np.arange(n_windows) * window / FRAMES_PER_S,

@@ -3,33 +3,41 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax.sharding import Mesh, PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from interventions import forward
 from interventions.edits.combining import position_and_frame_axes
 from interventions.effects import row_bytes
-from interventions.effects.first_order_cells import SiteCells, ablated, effect_of_cells
+from interventions.effects.first_order_cells import (
+    SiteCells,
+    ablated,
+    attention_of,
+    effect_of_cells,
+)
+from interventions.effects.gradients import gradients
 from interventions.metrics import Metric, Rank
+from interventions.patching.audio_positions import (
+    check_audio_of_run,
+    count_swept_frames,
+    find_audio_positions,
+)
 from interventions.patching.axes import axes_of_run
 from interventions.patching.grid import Grid
 from interventions.patching.row_chunks import RowChunks, Rows, rows_that_fit, select_rows
 from interventions.patching.sources import check_source, resampled
 from interventions.run import Run
 from interventions.scoring import StackedMetric, check_metric
-from jaxasr import compiled, pytrees, sites
-from jaxasr.config import FRAMES_PER_S
+from jaxasr import compiled, sites
 from jaxasr.meshes import DATA, place_parameters, resolve_mesh, specs_of
-from jaxasr.model import Whisper, full_precision
-from jaxasr.taps import Acts, At, select
+from jaxasr.model import SpeechModel, full_precision
 
 
 def attribution(
-    model: Whisper,
+    model: SpeechModel,
     target: Run,
     source: Run | str,
     *,
@@ -103,14 +111,21 @@ def attribution(
     check_metric(metric, model.config.n_vocab, target.batch)
     if isinstance(source, str) and source.startswith("resample"):
         source = resampled(target, source)
-    n_frames = model.config.n_audio_ctx if n_frames is None else n_frames
+    for name, run in {"target": target, "source": source}.items():
+        if isinstance(run, Run):
+            check_audio_of_run(model.config, run, name)
     # A batch of 1, because the grid depends only on the other sizes.
     specs = [sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names]
-    grids = [_grid(spec, over, window_s, n_frames, several=len(names) > 1) for spec in specs]
-    cells = tuple(
-        SiteCells(name, grid.dims, grid.window, correction and name.endswith((".q", ".k")))
-        for name, grid in zip(names, grids)
-    )
+    audio_positions = None
+    if "time" in over and any(spec.n_audio_tokens for spec in specs):
+        audio_positions = find_audio_positions(model.config, target, source)
+    grids = []
+    for spec in specs:
+        positions = audio_positions if spec.n_audio_tokens else None
+        n = count_swept_frames(model.config, spec, target, positions)
+        n = n if n_frames is None else n_frames
+        grids.append(_grid(spec, over, window_s, n, positions, several=len(names) > 1))
+    cells = tuple(SiteCells.of(model.config, grid, correction) for grid in grids)
     chunks, mesh = _row_chunks(model, target, source, cells, mesh, recordings)
     model = place_parameters(model, mesh)
 
@@ -124,9 +139,17 @@ def attribution(
             run,
             source_run,
             # An array, so that recordings of other lengths share the program.
-            np.int32(n_frames),
+            np.int32(max(grid.n_frames * grid.frames_per_step for grid in grids)),
             StackedMetric.of(metric, rows),
-            specs=(P(), _specs(run), _specs(source_run), P(), P(DATA)),
+            audio_positions,
+            specs=(
+                P(),
+                _specs(run),
+                _specs(source_run),
+                P(),
+                P(DATA),
+                None if audio_positions is None else P(),
+            ),
             out_specs=P(DATA),
             cells=cells,
             ablation=None if isinstance(source, Run) else source,
@@ -159,7 +182,7 @@ def _check_arguments(target: Run, source: Run | str, metric: Metric, over: Seque
 
 
 def _row_chunks(
-    model: Whisper,
+    model: SpeechModel,
     target: Run,
     source: Run | str,
     cells: tuple[SiteCells, ...],
@@ -179,11 +202,17 @@ def _specs(run: Run | None) -> Any:
 
 
 def _grid(
-    spec: sites.SiteSpec, over: Sequence[str], window_s: float, n_frames: int, several: bool
+    spec: sites.SiteSpec,
+    over: Sequence[str],
+    window_s: float,
+    n_frames: int,
+    audio_positions: Int[np.ndarray, "A"] | None,
+    several: bool,
 ) -> Grid:
     """Makes the grid of a site. With `several` sites, drops dimensions that this site lacks."""
     if several:
-        position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site)
+        has_audio_tokens = spec.n_audio_tokens > 0
+        position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site, has_audio_tokens)
         has_dim = {
             "layer": spec.n_layer,
             "head": "H" in spec.axes,
@@ -191,28 +220,24 @@ def _grid(
             "time": frame_axis,
         }
         over = [dim for dim in over if has_dim.get(dim, True)]
-    return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), selected={})
-
-
-@pytrees.dataclass
-class _Offset:
-    """Adds `value` to the activation, so that a gradient with respect to `value` can be taken.
-
-    `value` has exactly the shape that a readout returns. `Add` also broadcasts over positions.
-    """
-
-    value: Array
-
-    def __call__(self, x: Array, at: At) -> Array:
-        return x + (self.value[at.layer] if self.value.ndim > x.ndim else self.value)
+    return Grid.of(
+        spec,
+        over,
+        window_s=window_s,
+        n_frames=n_frames,
+        alphas=(1.0,),
+        selected={},
+        audio_positions=audio_positions,
+    )
 
 
 def _estimate(
-    model: Whisper,
+    model: SpeechModel,
     target: Run,
     source: Run | None,
     n_frames: Array,
     metric: StackedMetric,
+    audio_positions: Int[Array, "A"] | None = None,
     *,
     cells: tuple[SiteCells, ...],
     ablation: str | None,
@@ -221,53 +246,25 @@ def _estimate(
     read_sites = sorted({name for site_cells in cells for name in site_cells.read_sites})
     grad_sites = sorted({site_cells.grad_site for site_cells in cells})
     with full_precision(model):
-        value, acts, grads = _gradients(model, target, metric, read_sites, grad_sites)
+        value, acts, grads = gradients(model, target, metric, read_sites, grad_sites)
         if source is None:
             assert ablation is not None
             source_acts = {c.site: ablated(ablation, c, acts[c.site]) for c in cells}
         else:
             source_acts = forward.activations(model, source, sorted({c.site for c in cells}))
-        effects = [effect_of_cells(c, acts, source_acts[c.site], grads, n_frames) for c in cells]
+        effects = [
+            effect_of_cells(
+                c,
+                acts,
+                source_acts[c.site],
+                grads,
+                n_frames,
+                attention_of(model.config, c, target),
+                audio_positions,
+            )
+            for c in cells
+        ]
     return value, effects
-
-
-def _gradients(
-    model: Whisper, target: Run, metric: StackedMetric, read_sites: list[str], grad_sites: list[str]
-) -> tuple[Float[Array, "B"], Acts, Acts]:
-    """Runs one forward and one backward pass of the target.
-
-    Returns:
-        The metric, the activations at `read_sites`, and the metric's gradients at `grad_sites`.
-    """
-    # Offsets of zero change nothing, and their gradients are the activations' gradients.
-    shapes = jax.eval_shape(lambda: forward.activations(model, target, grad_sites))
-    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
-    encoder_sites, decoder_sites = forward.split_by_stack(grad_sites)
-    encoder_readout, decoder_readout = (
-        select(*names) for names in forward.split_by_stack(read_sites)
-    )
-    memory = None
-    if not encoder_sites:  # without a gradient in the encoder, it runs outside of `grad`
-        memory = target.memory
-        if memory is None:
-            memory, _ = forward.encode(model, forward.mel_of(target), {}, encoder_readout)
-
-    def score(offsets: Acts) -> tuple[Array, tuple[Array, Acts]]:
-        encoder_edits = {name: _Offset(offsets[name]) for name in encoder_sites}
-        decoder_edits = {name: _Offset(offsets[name]) for name in decoder_sites}
-        if memory is None:
-            mel = forward.mel_of(target)
-            edited_memory, acts = forward.encode(model, mel, encoder_edits, encoder_readout)
-        else:
-            edited_memory, acts = memory, {}
-        value, decoder_acts = forward.decode_and_score(
-            model, target, edited_memory, decoder_edits, decoder_readout, metric
-        )
-        # Examples are independent, so the gradient of the sum contains that of each example.
-        return value.sum(), (value, acts | decoder_acts)
-
-    grads, (value, acts) = jax.grad(score, has_aux=True)(zeros)
-    return value, acts, grads
 
 
 def _to_array(
@@ -286,7 +283,7 @@ def _to_array(
         "estimate": "first order",
     }
     if "time" in grid.dims:
-        attrs["window_s"] = grid.window / FRAMES_PER_S
+        attrs["window_s"] = grid.seconds(grid.window)
     if len(effect) == 1:
         coords = labels | {"baseline": baseline[0]}
         return xr.DataArray(effect[0], coords, grid.dims, grid.site, attrs)

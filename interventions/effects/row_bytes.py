@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jaxasr import sites
-from jaxasr.config import Config
+from jaxasr.config import Config, StackShape
 
 
 def attribution(config: Config, n_tokens: int, names: Iterable[str], encodes: bool) -> int:
@@ -51,7 +51,7 @@ def path_patching(config: Config, n_tokens: int, n_pairs: int, stack: str, encod
 
 def direct_logits(config: Config, n_tokens: int) -> int:
     """Estimates the bytes of one row that is encoded and decoded, and of its frames."""
-    frames = 4 * 4 * config.n_text_layer * config.n_text_head * config.n_audio_ctx
+    frames = 4 * 4 * config.n_text_layer * config.n_text_head * config.n_audio_tokens
     decoder_bytes = config.n_text_layer * decoder_layer_bytes(config, n_tokens)
     return 2 * memory_bytes(config) + frames + decoder_bytes + encoder_pass_bytes(config)
 
@@ -64,21 +64,29 @@ def site_bytes(config: Config, name: str, n_tokens: int) -> int:
 
 def memory_bytes(config: Config) -> int:
     """Returns the bytes of the encoded audio, with the keys and values of every decoder layer."""
+    if config.audio_language is not None:
+        return 4 * config.n_audio_tokens * config.n_text_state
     return 4 * (2 * config.n_text_layer + 1) * config.n_audio_ctx * config.n_audio_state
 
 
 def decoder_layer_bytes(config: Config, n_tokens: int) -> int:
-    """Estimates the bytes of one decoder layer: its scores, and 16 vectors per token."""
-    scores = 2 * config.n_text_head * (config.n_audio_ctx + n_tokens)
-    return 4 * n_tokens * (scores + 16 * config.n_text_state)
+    """Estimates the bytes of one decoder layer: its scores, and the vectors of each token."""
+    n_frames = 0 if config.audio_language is not None else config.n_audio_ctx
+    scores = 2 * config.n_text_head * (n_frames + n_tokens)
+    return 4 * n_tokens * (scores + _numbers_per_step(config.decoder))
 
 
 def encoder_layer_bytes(config: Config) -> int:
-    """Estimates the bytes of the vectors of one encoder layer: 16 per frame."""
-    return 4 * 16 * config.n_audio_ctx * config.n_audio_state
+    """Estimates the bytes of the vectors of one encoder layer."""
+    return 4 * _numbers_per_step(config.encoder) * config.n_audio_ctx
 
 
 def encoder_pass_bytes(config: Config) -> int:
     """Estimates the peak bytes of encoding: one layer with its scores and weights."""
     scores = 4 * 2 * config.n_audio_head * config.n_audio_ctx**2
     return scores + encoder_layer_bytes(config)
+
+
+def _numbers_per_step(shape: StackShape) -> int:
+    """Returns the numbers per token or frame of a layer: 16 vectors where the MLP is 4 wide."""
+    return 8 * shape.width + 2 * shape.n_mlp

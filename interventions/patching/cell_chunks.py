@@ -19,8 +19,8 @@ class CellChunk:
     Attributes:
         layer: the edited layer; None if cells edit all layers.
         cells: coordinates [K] by dimension, with padding at the end.
-        indices: [k, p], flat grid indices of the k cells without padding, per edited position.
-            Cells that are whole passes have p = 1.
+        indices: [k, p], flat grid indices of the k cells without padding, per place. Cells
+            that are whole passes have p = 1.
         rows: the packed rows of the edited positions; None if cells are whole passes.
         layers_above: as in `DecoderBatch`; 0 if cells are whole passes.
     """
@@ -45,10 +45,10 @@ def cell_chunks(work: Workload, layer: int | None) -> Iterator[CellChunk]:
         for part in _parts(indices.size, size := chunk_size(work)):
             yield CellChunk(layer, _pad(cells, part, size), indices[part][:, None])
         return
-    indices, cells = work.grid.cells_by_position(layer)
+    indices, cells = work.grid.cells_by_place(layer)
     for batch in decoder_batches(work, layer):
         for part in _parts(indices.shape[1], size := batch.cells_per_chunk):
-            chunk_indices = indices[batch.edited][:, part].T
+            chunk_indices = indices[batch.places][:, part].T
             padded = _pad(cells, part, size)
             yield CellChunk(layer, padded, chunk_indices, batch.rows, batch.layers_above)
 

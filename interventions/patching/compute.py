@@ -25,6 +25,7 @@ from interventions.patching.unedited import UneditedResults
 from interventions.run import Run
 from interventions.scoring import StackedMetric
 from jaxasr import compiled, sites
+from jaxasr.cache import EncodedAudio, Memory
 from jaxasr.meshes import CELLS, DATA, axis_size, specs_of
 from jaxasr.taps import Acts
 
@@ -59,7 +60,7 @@ class RecordingChunk:
         if values_pass is not None:
             values = values_pass.acts[work.grid.site]
             values = mean_over_time(values, work.grid.site) if plan.averages_target else values
-        run, acts, memory = target.run, target.acts, target.decoded.memory
+        run, acts = target.run, target.acts
         encoder_resumes = work.resumes and not work.in_decoder
         return cls(
             plan,
@@ -67,9 +68,10 @@ class RecordingChunk:
             Recordings(
                 tokens=run.tokens,
                 memory=run.memory if work.in_decoder else None,
-                audio_kv=tuple(zip(memory.k, memory.v)) if _reads_unstacked(plan) else None,
+                audio_kv=_unstacked_audio(plan, target.decoded.memory),
                 mel=None if work.in_decoder or encoder_resumes else mel_of(run),
-                trace=UneditedTrace.of(acts) if work.resumes_decoder else None,
+                lengths=None if work.in_decoder else run.lengths,
+                trace=UneditedTrace.of(work.config, acts) if work.resumes_decoder else None,
                 residuals=_residuals(acts) if encoder_resumes else None,
                 values=values,
                 metric=metric,
@@ -102,8 +104,8 @@ class RecordingChunk:
         if work.resumes_decoder:
             program, model = programs.resumed_decoder_cells, plan.decoder.frozen
             options |= {
-                "has_positions": "position" in work.grid.coords,
-                "changes_one_position": work.changes_one_position,
+                "has_places": work.grid.place_dim is not None,
+                "changes_only_edited": work.changes_only_edited,
                 "layers_above": first.layers_above,
             }
         else:
@@ -149,5 +151,8 @@ def _residuals(acts: Acts) -> Residuals:
     return pre, post
 
 
-def _reads_unstacked(plan: Plan) -> bool:
-    return plan.work.resumes_decoder and plan.decoder.unrolled
+def _unstacked_audio(plan: Plan, memory: EncodedAudio) -> tuple[tuple[Array, Array], ...] | None:
+    """Returns keys and values of cross-attention per layer, if cells loop over unstacked layers."""
+    if not isinstance(memory, Memory) or not (plan.work.resumes_decoder and plan.decoder.unrolled):
+        return None
+    return tuple(zip(memory.k, memory.v))

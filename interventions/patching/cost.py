@@ -10,35 +10,32 @@ from interventions.patching.workload import (
 )
 from jaxasr.config import Config
 
-# Operations for one token in a decoder layer that follow the edit of each site. The first number
-# counts products with weight matrices, in units of D². The second counts cross-attention, in units
-# of (audio frames) · D. A multiply-add is two operations. Together, the query, key, value and
-# output of an attention take 8 D². Cross-attention takes only 4 D², because its keys and values are
-# stored. Each of the two products of the MLP takes 8 D².
-_OPERATIONS_AFTER_EDIT = {
-    "resid_pre": (28, 4),
-    "attn.q": (22, 4),
-    "attn.k": (22, 4),
-    "attn.v": (22, 4),
-    "attn.scores": (22, 4),
-    "attn.pattern": (22, 4),
-    "attn.z": (22, 4),
-    "attn_out": (20, 4),
-    "resid_mid": (20, 4),
-    "cross_attn.q": (18, 4),
-    "cross_attn.k": (18, 4),
-    # Scores and patterns of unedited queries and keys are computed once for all cells.
-    "cross_attn.v": (18, 2),
-    "cross_attn.scores": (18, 2),
-    "cross_attn.pattern": (18, 2),
-    "cross_attn.z": (18, 0),
-    "cross_attn_out": (16, 0),
-    "resid_mid_cross": (16, 0),
-    "mlp.pre": (8, 0),
-    "mlp.post": (8, 0),
-    "mlp_out": (0, 0),
-    "resid_post": (0, 0),
+# Products for one token in a decoder layer, in the order of the forward pass.
+_PRODUCTS = (
+    "keys_values",
+    "query",
+    "out",
+    "cross_query",
+    "cross_scores",
+    "cross_values",
+    "cross_out",
+    "mlp_in",
+    "mlp_out",
+)
+# The first product that follows the edit of each site. Scores and patterns of unedited queries and
+# keys are computed once for all cells.
+_FIRST_AFTER_EDIT = {
+    "resid_pre": "keys_values",
+    **dict.fromkeys(("attn.q", "attn.k", "attn.q_rot", "attn.k_rot", "attn.v"), "out"),
+    **dict.fromkeys(("attn.scores", "attn.pattern", "attn.z"), "out"),
+    **dict.fromkeys(("attn_out", "resid_mid"), "cross_query"),
+    **dict.fromkeys(("cross_attn.q", "cross_attn.k"), "cross_scores"),
+    **dict.fromkeys(("cross_attn.v", "cross_attn.scores", "cross_attn.pattern"), "cross_values"),
+    "cross_attn.z": "cross_out",
+    **dict.fromkeys(("cross_attn_out", "resid_mid_cross"), "mlp_in"),
+    **dict.fromkeys(("mlp.pre", "mlp.up", "mlp.post"), "mlp_out"),
 }
+_WITHOUT_PRODUCTS_AFTER_EDIT = ("mlp_out", "resid_post")
 
 
 def describe_cost(work: Workload) -> str:
@@ -46,8 +43,8 @@ def describe_cost(work: Workload) -> str:
     grid, n_cells = work.grid, work.grid.size
     if work.resumes_decoder:
         batches = [batch for _, batch in _layer_batches(work)]
-        n_computed = sum(len(batch.edited) * work.cells_per_position for batch in batches)
-        chunk = max((batch.cells_per_chunk * len(batch.edited) for batch in batches), default=0)
+        n_computed = sum(len(batch.places) * work.cells_per_place for batch in batches)
+        chunk = max((batch.cells_per_chunk * len(batch.places) for batch in batches), default=0)
         n_rows = max((batch.cells_per_chunk * batch.n_rows for batch in batches), default=0)
         n_bytes = n_rows * row_bytes(work)
     else:
@@ -83,13 +80,31 @@ def _layer_batches(work: Workload) -> list[tuple[int, DecoderBatch]]:
     return [(layer, batch) for layer in layers for batch in decoder_batches(work, layer)]
 
 
+def _product_flops(c: Config) -> dict[str, int]:
+    """Counts the operations of each product for one token. A multiply-add is two operations."""
+    shape, is_whisper = c.decoder, c.audio_language is None
+    width, n_queries, n_keys = (
+        shape.width,
+        shape.n_head * shape.d_head,
+        shape.n_kv_head * shape.d_head,
+    )
+    cross, of_frames = (2 * width**2, 2 * c.n_audio_ctx * width) if is_whisper else (0, 0)
+    mlp = 2 * width * shape.n_mlp
+    n_in = 1 if is_whisper else 2  # the MLP of a language model has a gate
+    numbers = 4 * width * n_keys, 2 * width * n_queries, 2 * width * n_queries
+    numbers += cross, of_frames, of_frames, cross, n_in * mlp, mlp
+    return dict(zip(_PRODUCTS, numbers, strict=True))
+
+
 def _token_flops(c: Config, site: str = "resid_pre") -> int:
     """Counts the operations for one token in one decoder layer that follow the edit of `site`.
 
     By default these are all operations of the layer.
     """
-    n_squares, n_frame_products = _OPERATIONS_AFTER_EDIT[site]
-    return n_squares * c.n_text_state**2 + n_frame_products * c.n_audio_ctx * c.n_text_state
+    if site in _WITHOUT_PRODUCTS_AFTER_EDIT:
+        return 0
+    first = _PRODUCTS.index(_FIRST_AFTER_EDIT[site])
+    return sum(list(_product_flops(c).values())[first:])
 
 
 def _batch_flops(work: Workload, layer: int, batch: DecoderBatch) -> float:
@@ -100,8 +115,8 @@ def _batch_flops(work: Workload, layer: int, batch: DecoderBatch) -> float:
     """
     c, per_token = work.config, _token_flops(work.config)
     after_edit = _token_flops(c, work.grid.site.removeprefix("decoder."))
-    n_columns, kv_flops = len(batch.edited), 4 * c.n_text_state**2
-    edited_rows = n_columns if work.changes_one_position else batch.n_rows
+    n_columns, kv_flops = len(batch.places), _product_flops(c)["keys_values"]
+    edited_rows = batch.n_edited if work.changes_only_edited else batch.n_rows
     layers_between = max(0, c.n_text_layer - 2 - layer)
     # The last layer computes keys and values for every row, and everything else only for the
     # scored row of each column.
@@ -112,10 +127,10 @@ def _batch_flops(work: Workload, layer: int, batch: DecoderBatch) -> float:
         + (last_layer_flops if batch.layers_above else 0)
     )
     before_edit = per_token - after_edit
-    if work.changes_one_position:
+    if work.changes_only_edited:
         before_edit -= kv_flops  # stored, because the edit does not change them
-    n_chunks = -(-work.cells_per_position // batch.cells_per_chunk)  # rounded up
-    return n_chunks * edited_rows * before_edit + work.cells_per_position * per_cell
+    n_chunks = -(-work.cells_per_place // batch.cells_per_chunk)  # rounded up
+    return n_chunks * edited_rows * before_edit + work.cells_per_place * per_cell
 
 
 def _cell_flops(work: Workload, layer: int | None) -> float:
@@ -132,8 +147,17 @@ def _cell_flops(work: Workload, layer: int | None) -> float:
     first_layer = (layer or 0) if work.resumes else 0
     # A cell that edits the output of a layer starts at the next layer.
     skips_edited = work.grid.site == "encoder.resid_post" and work.resumes
-    per_frame = 24 * c.n_audio_state**2 + 4 * c.n_audio_ctx * c.n_audio_state
-    layers = c.n_audio_layer - first_layer - skips_edited
-    # Every decoder layer computes keys and values of every frame.
-    per_frame_kv = 4 * c.n_text_layer * c.n_text_state**2
-    return c.n_audio_ctx * (layers * per_frame + per_frame_kv) + decoder_flops
+    shape = c.encoder
+    per_frame = 4 * shape.width * (2 * shape.width + shape.n_mlp + c.n_audio_ctx)
+    layers = shape.n_layer - first_layer - skips_edited
+    return c.n_audio_ctx * layers * per_frame + _flops_of_reading(c) + decoder_flops
+
+
+def _flops_of_reading(c: Config) -> int:
+    """Counts the operations between the encoder's layers and the decoder's, for all frames."""
+    family, width = c.audio_language, c.n_text_state
+    if family is None:  # every decoder layer computes keys and values
+        return c.n_audio_ctx * 4 * c.n_text_layer * width**2
+    n_pooled = family.frames_per_token if family.pool == "stack" else 1
+    first, others = c.n_audio_state * n_pooled * width, (family.projector_layers - 1) * width**2
+    return 2 * c.n_audio_tokens * (first + others)

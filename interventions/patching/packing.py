@@ -1,7 +1,7 @@
 """Packs the positions that cells of a decoder sweep compute, and masks attention between them.
 
-A column is the list of positions that a cell computes. The first is the edited position, and the
-last is the scored position. All cells that edit the same position share a column. The column of
+A column is the list of positions that a cell computes. The first is an edited position, and the
+last is the scored position. All cells that edit the same positions share a column. The column of
 cells that edit all positions starts at 0.
 
 A batch concatenates columns, and each of their positions is a row. A row attends to the earlier
@@ -10,6 +10,7 @@ earlier positions that the column does not compute. All arrays here are NumPy ar
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -20,25 +21,37 @@ Ints = Int[np.ndarray, "..."] | Int[Array, "..."]
 Bools = Bool[np.ndarray, "..."] | Bool[Array, "..."]
 
 
+class Column(NamedTuple):
+    """The positions that the cells of one place compute, in ascending order.
+
+    Attributes:
+        rows: all of them.
+        edited: those that are edited.
+    """
+
+    rows: Int[np.ndarray, "r"]
+    edited: Int[np.ndarray, "e"]
+
+
 @pytrees.dataclass
 class PackedRows:
     """A batch of P columns with R rows in total, which attend to N stored positions.
 
     Attributes:
-        first_positions: [P], first position of each column.
-        first_rows: [P], index of the first row of each column; R for a padding column.
+        edited_positions: [Q], the edited positions of all columns, column by column.
+        edited_rows: [Q], index of the row of each edited position; R for padding.
         scored_rows: [P], index of the row of the scored position in each column.
         positions: [R], position of each row.
-        is_first: [R], whether a row is the first of its column.
+        is_edited: [R], whether the position of a row is edited.
         mask: [R, N + R], whether a row attends to each stored position, then to each row.
         key_positions: [N + R], the stored positions, followed by the positions of the rows.
     """
 
-    first_positions: Ints
-    first_rows: Ints
+    edited_positions: Ints
+    edited_rows: Ints
     scored_rows: Ints
     positions: Ints
-    is_first: Bools
+    is_edited: Bools
     mask: Bools
     key_positions: Ints
 
@@ -49,21 +62,24 @@ class PackedRows:
 
     @classmethod
     def of(
-        cls, columns: Sequence[np.ndarray], n_stored: int, n_columns: int, n_rows: int
+        cls, columns: Sequence["Column"], n_stored: int, n_columns: int, n_rows: int, n_edited: int
     ) -> "PackedRows":
-        """Packs columns, and pads to a fixed number of columns and rows.
+        """Packs columns, and pads to a fixed number of columns, rows and edited positions.
 
         Args:
             columns: the positions of each column, in ascending order.
             n_stored: N, the number of stored positions.
             n_columns: P after padding.
             n_rows: R after padding.
+            n_edited: Q after padding.
         """
+        edited = np.concatenate([column.edited for column in columns])
+        is_edited = np.concatenate([np.isin(column.rows, column.edited) for column in columns])
+        edited_rows, edited_padding = np.flatnonzero(is_edited), (0, n_edited - len(edited))
+        columns = [column.rows for column in columns]
         sizes = np.array([len(column) for column in columns])
         row_padding, column_padding = (0, n_rows - sizes.sum()), (0, n_columns - len(columns))
-        first_positions = np.pad([column[0] for column in columns], column_padding)
         last_rows = sizes.cumsum() - 1
-        first_rows = np.pad(last_rows - sizes + 1, column_padding, constant_values=n_rows)
         positions = np.pad(np.concatenate(columns), row_padding).astype(np.int32)
         column_of_row = np.repeat(np.arange(len(columns)), sizes)
         # -1 marks padding rows.
@@ -78,27 +94,33 @@ class PackedRows:
         # Padding rows attend to themselves, because a softmax over no key would be NaN.
         attends_rows |= np.eye(n_rows, dtype=bool)
         return cls(
-            first_positions=first_positions.astype(np.int32),
-            first_rows=first_rows.astype(np.int32),
+            edited_positions=np.pad(edited, edited_padding).astype(np.int32),
+            edited_rows=np.pad(edited_rows, edited_padding, constant_values=n_rows).astype(
+                np.int32
+            ),
             scored_rows=np.pad(last_rows, column_padding).astype(np.int32),
             positions=positions,
-            is_first=np.isin(np.arange(n_rows), first_rows),
+            is_edited=np.pad(is_edited, row_padding),
             mask=np.concatenate([attends_stored, attends_rows], 1),
             key_positions=np.concatenate([stored, positions]),
         )
 
 
-def pack_columns(columns: Sequence[np.ndarray], max_rows: int) -> Iterator[list[int]]:
+def pack_columns(sizes: Sequence[int], max_rows: int) -> Iterator[list[int]]:
     """Groups consecutive columns into batches of at most `max_rows` rows.
 
     A column of more than `max_rows` positions is a batch of its own.
+
+    Args:
+        sizes: number of rows of each column.
+        max_rows: most rows per batch.
 
     Yields:
         Indices of the columns of each batch.
     """
     batch: list[int] = []
-    for index, column in enumerate(columns):
-        if batch and sum(len(columns[i]) for i in batch) + len(column) > max_rows:
+    for index, size in enumerate(sizes):
+        if batch and sum(sizes[i] for i in batch) + size > max_rows:
             yield batch
             batch = []
         batch.append(index)

@@ -11,7 +11,7 @@ from interventions.patching import cost
 from interventions.patching.unedited import UneditedDecoder
 from interventions.patching.workload import Workload
 from interventions.run import Run
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
@@ -51,7 +51,7 @@ class Plan:
         ```
     """
 
-    model: Whisper
+    model: SpeechModel
     target: Run
     source: Run | None
     averages_target: bool

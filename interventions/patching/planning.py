@@ -8,6 +8,11 @@ from jax.sharding import Mesh
 from interventions.edits.base import check_edit
 from interventions.edits.places import Indices
 from interventions.metrics import Metric
+from interventions.patching.audio_positions import (
+    check_audio_of_run,
+    count_swept_frames,
+    find_audio_positions,
+)
 from interventions.patching.grid import Grid
 from interventions.patching.plan import Plan
 from interventions.patching.resumed_decoder import UneditedTrace
@@ -21,7 +26,7 @@ from interventions.scoring import check_metric, scored_position
 from jaxasr import sites
 from jaxasr.inputs import check_mel
 from jaxasr.meshes import DATA, axis_size, resolve_mesh
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
@@ -32,7 +37,7 @@ DEFAULT_ALPHAS: tuple[float, ...] = (1.0,)
 
 
 def plan_sweep(
-    model: Whisper,
+    model: SpeechModel,
     target: Run,
     source: Run | str | None = None,
     *,
@@ -84,13 +89,19 @@ def plan_sweep(
     check_metric(metric, model.config.n_vocab, target.batch)
     n_tokens = jnp.shape(target.tokens)[1]
     spec = sites.spec(model.config, site, 1, n_tokens)
+    audio_positions = None
+    if spec.n_audio_tokens and "time" in over:
+        audio_positions = find_audio_positions(model.config, target, source)
+    if n_frames is None:
+        n_frames = count_swept_frames(model.config, spec, target, audio_positions)
     grid = Grid.of(
         spec,
         over,
         window_s=window_s,
-        n_frames=model.config.n_audio_ctx if n_frames is None else n_frames,
+        n_frames=n_frames,
         alphas=alphas,
         selected={"layer": layers, "head": heads, "position": positions},
+        audio_positions=audio_positions,
     )
     check_recordings(recordings)
     scored, mesh = scored_position(metric, n_tokens), resolve_mesh(mesh)
@@ -115,7 +126,7 @@ def plan_sweep(
         check_edit(edit, spec)
     # Dicts, because `site` may be one of the other sites, and each is read once.
     patched = [site] if run is not None or averages_target else []
-    resumed = UneditedTrace.SITES if work.in_decoder else RESIDUAL_SITES
+    resumed = UneditedTrace.sites(model.config) if work.in_decoder else RESIDUAL_SITES
     names = tuple(dict.fromkeys((*(resumed if work.resumes else ()), *patched)))
     decoder = UneditedDecoder.of(model, names if work.in_decoder else (), mesh)
     encoder_sites = () if work.in_decoder else names
@@ -134,7 +145,9 @@ def plan_sweep(
     )
 
 
-def _check_runs(model: Whisper, target: Run, source: Run | str | None, edit: Edit | None) -> None:
+def _check_runs(
+    model: SpeechModel, target: Run, source: Run | str | None, edit: Edit | None
+) -> None:
     if target.positions is not None:
         raise ValueError(
             "target: expected rows of equal length, got padded ones. "
@@ -143,6 +156,9 @@ def _check_runs(model: Whisper, target: Run, source: Run | str | None, edit: Edi
     if (source is None) == (edit is None):
         given = "none" if source is None else "both"
         raise ValueError(f"source, edit: expected one of the two, got {given}.")
-    for run in (target, source):
-        if isinstance(run, Run) and run.mel is not None:
+    for name, run in (("target", target), ("source", source)):
+        if not isinstance(run, Run):
+            continue
+        if run.mel is not None:
             check_mel(model.config, run.mel)
+        check_audio_of_run(model.config, run, name)

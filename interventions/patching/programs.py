@@ -10,13 +10,14 @@ from jaxtyping import Array, Float, Int
 from interventions.edits.cells import Cell, Coordinates, place_at
 from interventions.patching.packing import PackedRows
 from interventions.patching.recordings import Recordings
-from interventions.patching.resumed_decoder import ResumedDecoder
 from interventions.patching.resumed_encoder import resumed_memory
+from interventions.patching.resumed_language import resumed_decoder_class
 from interventions.patching.unedited import unfreeze
 from interventions.patching.whole_pass import score_edited, score_memory, score_residual
+from interventions.run import encode_mel
 from jaxasr import compiled, pytrees, sites
-from jaxasr.cache import Memory
-from jaxasr.model import Whisper, full_precision
+from jaxasr.cache import EncodedAudio
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.taps import Edit, Edits, Readout
 
 # Number of frames per window of time, and number of encoder frames without padding.
@@ -40,12 +41,14 @@ class CellBatch:
 
 
 def encode(
-    model: Whisper, mel: Float[Array, "R M F"], readout: Readout
-) -> tuple[Memory, dict[str, Array]]:
+    model: SpeechModel,
+    mel: Float[Array, "R M F"],
+    lengths: Int[Array, "R"] | None,
+    readout: Readout,
+) -> tuple[EncodedAudio, dict[str, Array]]:
     """Encodes recordings, and returns the memory and the activations of `readout`."""
     with full_precision(model):
-        xa, acts = model.encoder(mel.astype(model.config.dtype), {}, readout)
-        return model.decoder.memory(xa), acts
+        return encode_mel(model, mel, lengths, None, readout)
 
 
 def resumed_decoder_cells(
@@ -56,19 +59,19 @@ def resumed_decoder_cells(
     edit: Edit,
     *,
     site: str,
-    has_positions: bool,
-    changes_one_position: bool,
+    has_places: bool,
+    changes_only_edited: bool,
     layers_above: int,
 ) -> Float[Array, "R K P"]:
     """Computes the metric of decoder cells that resume from activations of the unedited target."""
     model, blocks = unfreeze(frozen)
     rows: PackedRows = jax.tree.map(lambda x: x[0], batch.rows)
     when = None
-    if has_positions and not changes_one_position:
-        # The rows of a column are different positions, and only the first is edited. The mask of
-        # rows lies along the position axis of the site.
+    if has_places and not changes_only_edited:
+        # The rows of a column are different positions, and only some are edited. The mask of rows
+        # lies along the position axis of the site.
         shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
-        when = jnp.reshape(rows.is_first, shape)
+        when = jnp.reshape(rows.is_edited, shape)
 
     def compute(recording: Recordings) -> Float[Array, "K P"]:
         placed, metric = recording.edit(edit), recording.metric.first
@@ -78,15 +81,16 @@ def resumed_decoder_cells(
         def edits_of(cell: Cell) -> Edits:
             return {site: place_at(placed, cell, *frames, when)}
 
-        decoder = ResumedDecoder(
+        decoder = resumed_decoder_class(model.config)(
             model,
             blocks,
             recording.audio_kv,
             recording.memory,
+            recording.tokens,
             recording.trace,
             rows,
             batch.layer[0],
-            changes_one_position,
+            changes_only_edited,
             layers_above,
         )
         x = decoder.scored_residuals(edits_of, batch.cells)
@@ -102,7 +106,7 @@ def resumed_decoder_cells(
 
 
 def whole_decoder_cells(
-    model: Whisper,
+    model: SpeechModel,
     batch: CellBatch,
     frames: Frames,
     recordings: Recordings,
@@ -128,7 +132,7 @@ def whole_decoder_cells(
 
 
 def encoder_cells(
-    model: Whisper,
+    model: SpeechModel,
     batch: CellBatch,
     frames: Frames,
     recordings: Recordings,
@@ -148,10 +152,12 @@ def encoder_cells(
         def score_cell(cell: Cell) -> Array:
             edits = {site: place_at(placed, cell, *frames)}
             if recording.residuals is not None:
-                memory = resumed_memory(model, site, recording.residuals, edits, batch.layer[0])
+                memory = resumed_memory(
+                    model, site, recording.residuals, edits, batch.layer[0], recording.lengths
+                )
             else:
                 assert recording.mel is not None
-                memory = model.encode(recording.mel, edits)[0]
+                memory = encode_mel(model, recording.mel, recording.lengths, edits)[0]
             return score_memory(
                 model, recording.tokens, memory, scored_position, recording.metric.first
             )

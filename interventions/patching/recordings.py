@@ -17,7 +17,7 @@ from interventions.patching.resumed_decoder import UneditedTrace
 from interventions.patching.resumed_encoder import Residuals
 from interventions.scoring import StackedMetric
 from jaxasr import pytrees
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio
 from jaxasr.meshes import axes_of_memory
 from jaxasr.taps import Edit
 
@@ -31,6 +31,8 @@ class Recordings:
         memory: the encoded audio, stacked; None if cells encode it.
         audio_kv: unstacked keys and values of the audio, per layer; None if layers are scanned.
         mel: [R, M, F] log-mel spectrograms, if encoder cells are whole passes.
+        lengths: [R], mel frames of each recording before its padding, if cells encode; None: no
+            padding, or the model has no lengths.
         trace: unedited activations that decoder cells resume from, if they resume.
         residuals: unedited residuals that encoder cells resume from, if they resume.
         values: patched-in activations, [L, R, ...] or [R, ...]; None if the edit needs none.
@@ -39,9 +41,10 @@ class Recordings:
     """
 
     tokens: Int[Array, "R T"]
-    memory: Memory | None
+    memory: EncodedAudio | None
     audio_kv: tuple[tuple[Array, Array], ...] | None
     mel: Float[Array, "R M F"] | None
+    lengths: Int[Array, "R"] | None
     trace: UneditedTrace | None
     residuals: Residuals | None
     values: Array | None
@@ -55,6 +58,7 @@ class Recordings:
             "memory": None if self.memory is None else axes_of_memory(self.memory),
             "audio_kv": jax.tree.map(lambda _: 0, self.audio_kv),
             "mel": jax.tree.map(lambda _: 0, self.mel),
+            "lengths": jax.tree.map(lambda _: 0, self.lengths),
             "trace": jax.tree.map(lambda _: 1, self.trace),
             "residuals": jax.tree.map(lambda _: 1, self.residuals),
             "values": jax.tree.map(lambda _: self.recording_axis_of_values, self.values),

@@ -5,7 +5,8 @@ from the stored residual of layer l at position t. The cell attends to stored ke
 earlier positions. The last layer computes only the scored position.
 
 A column is the list of positions that a cell computes, and each of its positions is a row; see
-`packing`. JAX traces every function of this module.
+`packing`. `resumed_language` does the same for language models. JAX traces every function of this
+module.
 """
 
 from collections.abc import Callable
@@ -19,10 +20,10 @@ from interventions.edits.cells import Cell
 from interventions.patching.packing import PackedRows
 from jaxasr import pytrees
 from jaxasr.attention import cross_attention
-from jaxasr.blocks import Block
-from jaxasr.cache import Cache, Memory, Past
+from jaxasr.cache import Cache, EncodedAudio, Memory, Past
+from jaxasr.config import Config
 from jaxasr.decoder import causal_mask
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.taps import NOTHING, Acts, Edits, Tap
 
 # Index of a layer. It is an int where layers are unstacked, because it then indexes a tuple.
@@ -36,7 +37,7 @@ class UneditedTrace:
     Attributes:
         pre: [L, 1, N, D], residual before each layer.
         post: [L, 1, N, D], residual after each layer.
-        k: [L, 1, H, N, Dh], keys of self-attention.
+        k: [L, 1, H, N, Dh], keys of self-attention, rotated if the model rotates them.
         v: [L, 1, H, N, Dh], values of self-attention.
     """
 
@@ -45,12 +46,16 @@ class UneditedTrace:
     k: Float[Array, "L 1 H N Dh"]
     v: Float[Array, "L 1 H N Dh"]
 
-    SITES = ("decoder.resid_pre", "decoder.resid_post", "decoder.attn.k", "decoder.attn.v")
+    @classmethod
+    def sites(cls, config: Config) -> tuple[str, ...]:
+        """Returns the sites whose activations the trace holds."""
+        keys = "decoder.attn.k" if config.audio_language is None else "decoder.attn.k_rot"
+        return "decoder.resid_pre", "decoder.resid_post", keys, "decoder.attn.v"
 
     @classmethod
-    def of(cls, acts: Acts) -> "UneditedTrace":
-        """Makes the trace from activations at `SITES`."""
-        pre, post, k, v = (acts[site] for site in cls.SITES)
+    def of(cls, config: Config, acts: Acts) -> "UneditedTrace":
+        """Makes the trace from activations at `sites`."""
+        pre, post, k, v = (acts[site] for site in cls.sites(config))
         return cls(pre, post, jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3))
 
 
@@ -87,24 +92,26 @@ class ResumedDecoder:
         blocks: unstacked decoder layers; None to slice the stacked ones.
         audio_kv: unstacked keys and values of the audio, per layer; None if `blocks` is None.
         memory: the encoded audio, with stacked layers.
+        tokens: [1, N], the tokens of the target.
         trace: unedited activations of the target.
         rows: the columns that cells compute, packed into R rows.
         edited_layer: index of the edited layer.
-        changes_one_position: whether an edit changes no other position within the edited layer.
-            If so, the edited layer computes one position per column. Other rows use its stored
+        changes_only_edited: whether an edit changes no other position within the edited layer.
+            If so, the edited layer computes only the edited positions. Other rows use its stored
             outputs.
         layers_above: 0 if the edited layer is the last, 1 if only the last layer follows it, and 2
             if other layers may lie between.
     """
 
-    model: Whisper
-    blocks: tuple[Block, ...] | None
+    model: SpeechModel
+    blocks: tuple[Any, ...] | None
     audio_kv: tuple[tuple[Array, Array], ...] | None
-    memory: Memory
+    memory: EncodedAudio
+    tokens: Int[Array, "1 N"]
     trace: UneditedTrace
     rows: PackedRows
     edited_layer: Int[Array, ""]
-    changes_one_position: bool = pytrees.field(pytree_node=False)
+    changes_only_edited: bool = pytrees.field(pytree_node=False)
     layers_above: int = pytrees.field(pytree_node=False)
 
     def scored_residuals(
@@ -113,11 +120,12 @@ class ResumedDecoder:
         """Computes the last layer's residual at the scored position, per cell and column."""
         x = self._run_edited_layer(edits_of, cells)
         if not self.layers_above:
-            return x if self.changes_one_position else x[:, self.rows.scored_rows]
-        if self.changes_one_position:
+            # Every column then has one edited position, the scored one.
+            return x if self.changes_only_edited else x[:, self.rows.scored_rows]
+        if self.changes_only_edited:
             stored = self.trace.post[self.edited_layer][:, self.rows.positions]
-            # `first_rows` is R for padding columns. R is out of bounds, so "drop" skips them.
-            x = jnp.repeat(stored, len(x), 0).at[:, self.rows.first_rows].set(x, mode="drop")
+            # `edited_rows` is R for padding. R is out of bounds, so "drop" skips it.
+            x = jnp.repeat(stored, len(x), 0).at[:, self.rows.edited_rows].set(x, mode="drop")
         x = self._run_layers_between(x) if self.layers_above > 1 else x
         last = self.model.config.n_text_layer - 1
         return self._run_unedited_layer(last, x, self.rows.scored_rows)
@@ -125,16 +133,15 @@ class ResumedDecoder:
     def _run_edited_layer(
         self, edits_of: Callable[[Cell], Edits], cells: Any
     ) -> Float[Array, "K R D"]:
-        """Runs the edited layer for all rows.
+        """Runs the edited layer for all rows, or with `changes_only_edited` for the edited ones.
 
-        With `changes_one_position`, runs it only for the first row of each column.
         Activations that no edit changes are computed once for all K cells.
         """
         rows, stored_positions = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
         # `edited_layer` is traced, so it cannot index the tuple of unstacked layers.
-        block, k, v, *stored = self._layer_weights(self.edited_layer, unstacked=False)
-        if self.changes_one_position:
-            positions, past = jnp.asarray(rows.first_positions)[None], StoredOnly(*stored)
+        block, audio, *stored = self._layer_weights(self.edited_layer, unstacked=False)
+        if self.changes_only_edited:
+            positions, past = jnp.asarray(rows.edited_positions)[None], StoredOnly(*stored)
             keys, mask = stored_positions, causal_mask(positions, stored_positions)
         else:
             positions, past = jnp.asarray(rows.positions)[None], self._stored_then_rows(*stored)
@@ -143,11 +150,23 @@ class ResumedDecoder:
 
         # Only `tap` depends on the cell. `vmap` therefore batches only what follows the edit.
         def run_cell(cell: Cell) -> Float[Array, "R D"]:
-            tap = Tap("decoder.", edits_of(cell), NOTHING, self.edited_layer, positions)
+            tap = self._make_tap(edits_of(cell), positions, keys)
             # The cache only carries the positions of the keys. `past` ignores its start, 0.
-            return block(x, tap, mask, past, Cache((), keys, jnp.int32(0)), (k, v))[0][0]
+            cache = Cache((), keys, jnp.int32(0))
+            return self._run_block(block, audio, x, tap, mask, past, cache)[0]
 
         return jax.vmap(run_cell)(cells)
+
+    def _make_tap(self, edits: Edits, positions: Int[Array, "1 R"], keys: Int[Array, "1 S"]) -> Tap:
+        """Returns the tap of the edited layer, for rows at `positions` that attend to `keys`."""
+        del keys  # attention passes their positions to its tap
+        return Tap("decoder.", edits, NOTHING, self.edited_layer, positions)
+
+    def _run_block(
+        self, block: Any, audio: Any, x: Array, tap: Tap, mask: Array, past: Past, cache: Cache
+    ) -> Float[Array, "1 R D"]:
+        """Runs the edited layer. `block` and `audio` are those of `_layer_weights`."""
+        return block(x, tap, mask, past, cache, audio)[0]
 
     def _run_layers_between(self, x: Float[Array, "K R D"]) -> Float[Array, "K R D"]:
         """Runs the layers between the edited one and the last."""
@@ -173,7 +192,7 @@ class ResumedDecoder:
         Keys and values are computed for every row. Everything else is computed for the rows
         `queries`, by default all.
         """
-        block, k, v, *stored = self._layer_weights(layer, unstacked=self.blocks is not None)
+        block, audio, *stored = self._layer_weights(layer, unstacked=self.blocks is not None)
         # This tap edits and reads nothing, so its layer and positions are never used.
         tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
         normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
@@ -186,20 +205,18 @@ class ResumedDecoder:
         # All cells and rows attend to the same audio, so they form one row of the batch.
         flat = x.reshape(1, -1, x.shape[-1])
         flat = flat + cross_attention(
-            block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn")
+            block.cross_attn, block.cross_attn_ln(flat), *audio, tap.within("cross_attn")
         )
         return (flat + block.mlp(block.mlp_ln(flat), tap.within("mlp"))).reshape(x.shape)
 
     def _stored_then_rows(
         self, k: Float[Array, "1 H N Dh"], v: Float[Array, "1 H N Dh"]
     ) -> StoredThenRows:
-        """Returns the first `n_stored` keys and values; no key if the grid has no positions."""
+        """Returns the first `n_stored` keys and values; no key if cells edit all positions."""
         return StoredThenRows(k[:, :, : self.rows.n_stored], v[:, :, : self.rows.n_stored])
 
-    def _layer_weights(
-        self, layer: Layer, unstacked: bool
-    ) -> tuple[Block, Array, Array, Array, Array]:
-        """Returns the block of a layer, its audio keys and values, and its stored keys and values.
+    def _layer_weights(self, layer: Layer, unstacked: bool) -> tuple[Any, Any, Array, Array]:
+        """Returns the block of a layer, what it reads of the audio, and its stored keys and values.
 
         With `unstacked`, `layer` is an int and the block and the audio are not sliced.
         """
@@ -210,17 +227,8 @@ class ResumedDecoder:
         if unstacked:
             assert self.blocks is not None
             assert self.audio_kv is not None
-            return (
-                self.blocks[layer],
-                *self.audio_kv[layer],
-                take(self.trace.k),
-                take(self.trace.v),
-            )
-        stacked = (
-            self.model.decoder.blocks,
-            self.memory.k,
-            self.memory.v,
-            self.trace.k,
-            self.trace.v,
-        )
-        return jax.tree.map(take, stacked)
+            audio = self.audio_kv[layer]
+            return self.blocks[layer], audio, take(self.trace.k), take(self.trace.v)
+        assert isinstance(self.memory, Memory)
+        audio = self.memory.k, self.memory.v
+        return jax.tree.map(take, (self.model.decoder.blocks, audio, self.trace.k, self.trace.v))

@@ -18,9 +18,10 @@ from interventions.patching.chunks import run_one_ahead
 from interventions.patching.programs import encode
 from interventions.run import Run
 from jaxasr import compiled
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio, Memory, Prefix
+from jaxasr.config import Config
 from jaxasr.meshes import DATA, axes_of_memory, axis_size, size_per_device, specs_of
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.taps import Acts, select
 
 # Bytes of the rows that a CPU computes together.
@@ -113,7 +114,7 @@ def select_rows(run: Run, rows: Rows) -> Run:
 
 
 def encode_rows(
-    model: Whisper, run: Run, mesh: Mesh | None, names: tuple[str, ...] = ()
+    model: SpeechModel, run: Run, mesh: Mesh | None, names: tuple[str, ...] = ()
 ) -> tuple[Run, Acts]:
     """Encodes a run unless it is encoded and no activation of the encoder is needed.
 
@@ -128,17 +129,26 @@ def encode_rows(
     """
     if run.memory is not None and not names:
         return run, {}
-    n_layers = model.config.n_text_layer
-    stacked = Memory(0, (0,) * n_layers, (0,) * n_layers)  # pyright: ignore
+    memory_axes = _axes_of_encoded(model.config)
     memory, acts = compiled.call_on_mesh(
         mesh,
         encode,
         model,
         mel_of(run),
+        run.lengths,
         select(*names),
-        specs=(P(), P(DATA), P()),
-        out_specs=specs_of((axes_of_memory(stacked, unstacked=False), axes_of_acts(names))),
+        specs=(P(), P(DATA), None if run.lengths is None else P(DATA), P()),
+        out_specs=specs_of((memory_axes, axes_of_acts(names))),
     )
     if run.memory is None:
         run = dataclasses.replace(run, memory=memory, mel=None, encoded_mel=run.mel)
     return run, acts
+
+
+def _axes_of_encoded(config: Config) -> EncodedAudio:
+    """Returns the axis of recordings of every array that `encode` returns."""
+    if config.audio_language is not None:
+        return Prefix(0, 0)  # pyright: ignore[reportArgumentType]
+    per_layer: Any = (0,) * config.n_text_layer
+    stacked = Memory(0, per_layer, per_layer)  # pyright: ignore[reportArgumentType]
+    return axes_of_memory(stacked, unstacked=False)

@@ -9,10 +9,10 @@ from jaxtyping import Array, Int
 from interventions.edits.noise import Noise
 from interventions.edits.values import Mix, Patch, Zero
 from interventions.forward import mel_of
-from interventions.run import Run
+from interventions.run import Run, encode_mel
 from jaxasr import compiled, sites
-from jaxasr.cache import Memory
-from jaxasr.model import Whisper, full_precision
+from jaxasr.cache import EncodedAudio
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.taps import Acts, Edit, Readout, select
 
 # Names of sources that are not runs.
@@ -122,7 +122,7 @@ def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run
     return among.rows(rng.integers(among.batch, size=target.batch))
 
 
-def activation(model: Whisper, run: Run, site: str) -> Array:
+def activation(model: SpeechModel, run: Run, site: str) -> Array:
     """Computes the activation of `run` at `site`.
 
     Args:
@@ -148,27 +148,32 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
         ```
     """
     if sites.stack_of(site) == "encoder":
-        return encoder_activations(model, mel_of(run), site)[site]
+        return encoder_activations(model, mel_of(run), site, lengths=run.lengths)[site]
     run = run.encode(model)
     return compiled.call(
         _decoder_activation, model, run.tokens, run.memory, run.positions, site=site
     )
 
 
-def encoder_activations(model: Whisper, mel: Array, *names: str) -> Acts:
+def encoder_activations(
+    model: SpeechModel, mel: Array, *names: str, lengths: Int[Array, "B"] | None = None
+) -> Acts:
     """Computes activations of the encoder, but not the memory."""
-    return compiled.call(_encoder_activations, model, mel, select(*names))
+    return compiled.call(_encoder_activations, model, mel, lengths, select(*names))
 
 
-def _encoder_activations(model: Whisper, mel: Array, readout: Readout) -> Acts:
+def _encoder_activations(
+    model: SpeechModel, mel: Array, lengths: Int[Array, "B"] | None, readout: Readout
+) -> Acts:
+    # XLA omits the memory, because it is unused.
     with full_precision(model):
-        return model.encoder(mel.astype(model.config.dtype), {}, readout)[1]
+        return encode_mel(model, mel, lengths, None, readout)[1]
 
 
 def _decoder_activation(
-    model: Whisper,
+    model: SpeechModel,
     tokens: Int[Array, "B T"],
-    memory: Memory,
+    memory: EncodedAudio,
     positions: Int[Array, "B T"] | None,
     *,
     site: str,

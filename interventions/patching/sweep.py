@@ -21,16 +21,15 @@ from interventions.patching.plan import Plan
 from interventions.patching.planning import DEFAULT_ALPHAS, DEFAULT_WINDOW_S, plan_sweep
 from interventions.patching.values import PendingRows, SweepProgress, SweepValues
 from interventions.run import Run
-from jaxasr.config import FRAMES_PER_S
 from jaxasr.meshes import CELLS, axis_size
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.processes import Process
 from jaxasr.taps import Edit
 
 
 @overload
 def sweep(
-    model: Whisper,
+    model: SpeechModel,
     target: Run,
     source: Run | str | None = None,
     *,
@@ -61,7 +60,7 @@ def sweep(
 
 
 def sweep(
-    model: Whisper | None = None,
+    model: SpeechModel | None = None,
     target: Run | None = None,
     source: Run | str | None = None,
     *,
@@ -243,7 +242,7 @@ def _labelled(plan: Plan, values: SweepValues) -> xr.DataArray:
         "scored_position": plan.work.scored_position,
     }
     if "time" in grid.dims:
-        attrs["window_s"] = grid.window / FRAMES_PER_S
+        attrs["window_s"] = grid.seconds(grid.window)
     coords = grid.labels(plan.target.tokens) | {"example": np.arange(len(values.cells))}
     coords |= {name: ("example", numbers) for name, numbers in per_example.items()}
     cells = values.cells.reshape(-1, *grid.shape)

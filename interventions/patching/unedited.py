@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float
@@ -12,11 +12,10 @@ from interventions.patching.axes import axes_of_acts, axes_of_run
 from interventions.run import Run
 from interventions.scoring import StackedMetric
 from jaxasr import compiled
-from jaxasr.blocks import Block
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio
 from jaxasr.decoding import unrolls_layers
 from jaxasr.meshes import DATA, axes_of_memory, place_parameters, specs_of
-from jaxasr.model import Whisper, full_precision
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Readout, select
 
@@ -32,7 +31,7 @@ class UneditedResults(NamedTuple):
 
     metric: Float[Array, "B"]
     acts: Acts
-    memory: Memory
+    memory: EncodedAudio
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,13 +50,13 @@ class UneditedDecoder:
 
     unrolled: bool
     frozen: compiled.Frozen
-    model: Whisper
+    model: SpeechModel
     read_sites: tuple[str, ...]
     mesh: Mesh | None
 
     @classmethod
     def of(
-        cls, model: Whisper, read_sites: Sequence[str], mesh: Mesh | None = None
+        cls, model: SpeechModel, read_sites: Sequence[str], mesh: Mesh | None = None
     ) -> "UneditedDecoder":
         """Prepares a decoder whose passes return the activations of `read_sites`."""
         unrolled, model = unrolls_layers(model.config), place_parameters(model, mesh)
@@ -85,7 +84,7 @@ class UneditedDecoder:
 
 def _run_unedited(
     frozen: compiled.Frozen, run: Run, metric: StackedMetric, readout: Readout
-) -> tuple[Float[Array, "B"], Acts, Memory]:
+) -> tuple[Float[Array, "B"], Acts, EncodedAudio]:
     model, blocks = unfreeze(frozen)
     # The memory is unstacked once, for this pass and all cells, because unstacking copies it.
     memory = run.encoded_memory if blocks is None else run.encoded_memory.unstacked()
@@ -94,6 +93,6 @@ def _run_unedited(
     return value, acts, memory
 
 
-def unfreeze(frozen: compiled.Frozen) -> tuple[Whisper, tuple[Block, ...] | None]:
+def unfreeze(frozen: compiled.Frozen) -> tuple[SpeechModel, tuple[Any, ...] | None]:
     """Returns the model and its unstacked decoder layers."""
     return frozen.whole

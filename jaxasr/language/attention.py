@@ -62,10 +62,7 @@ class GroupedAttention(nnx.Module):
         Returns:
             The output [B, T, D], and `past` with the keys and values of `x` appended.
         """
-        q = tap("q_rot", rotate(tap("q", self.split_heads(self.query(x))), rotation))
-        k = tap("k_rot", rotate(tap("k", self.split_heads(self.key(x))), rotation))
-        v = tap("v", self.split_heads(self.value(x)))
-        q, k, v = (jnp.swapaxes(y, 1, 2).astype(self.product_dtype) for y in (q, k, v))
+        q, (k, v) = self.queries(x, rotation, tap), self.keys_values(x, rotation, tap)
         key_positions = tap.positions
         if past is not None and cache is not None:
             past, key_positions = past.append(cache.start, k, v), cache.positions
@@ -73,6 +70,20 @@ class GroupedAttention(nnx.Module):
         z = attend_in_groups(q, k, v, mask, key_positions, tap, x.dtype)
         z = tap("z", jnp.swapaxes(z, 1, 2).astype(x.dtype))
         return self.out(z.reshape(*x.shape[:-1], -1)), past
+
+    def queries(self, x: Float[Array, "B T D"], rotation: Rotation, tap: Tap) -> Queries:
+        """Returns the rotated queries of `x`, with the head axis before the time axis."""
+        q = tap("q_rot", rotate(tap("q", self.split_heads(self.query(x))), rotation))
+        return jnp.swapaxes(q, 1, 2).astype(self.product_dtype)
+
+    def keys_values(
+        self, x: Float[Array, "B S D"], rotation: Rotation, tap: Tap
+    ) -> tuple[GroupedKeysOrValues, GroupedKeysOrValues]:
+        """Returns the rotated keys and the values of `x`, with the heads before the time axis."""
+        k = tap("k_rot", rotate(tap("k", self.split_heads(self.key(x))), rotation))
+        v = tap("v", self.split_heads(self.value(x)))
+        k, v = (jnp.swapaxes(y, 1, 2).astype(self.product_dtype) for y in (k, v))
+        return k, v
 
 
 def attend_in_groups(

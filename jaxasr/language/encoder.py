@@ -65,7 +65,8 @@ class PooledEncoder(Encoder):
         """
         mask = None
         if self.family.masks_frames and n_frames is not None:
-            mask = make_frame_mask(n_frames, mel.shape[-1] // 2)
+            # All queries have the same keys, so one row of the mask serves them.
+            mask = make_frame_mask(n_frames, mel.shape[-1] // 2)[:, :, :1]
 
         def run_block(block: Any, layer_input: Any, x: Array, tap: Tap) -> tuple[Array, None]:
             return block(x, tap, mask)

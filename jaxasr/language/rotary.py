@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Rotation = tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half"]]  # cosines and sines
+# Cosines and sines, for all rows of a batch if they have equal positions.
+Rotation = tuple[Float[Array, "#B T 1 half"], Float[Array, "#B T 1 half"]]
 
 
 def make_rotation(positions: Int[Array, "B T"], d_head: int, theta: float, dtype: str) -> Rotation:

@@ -41,3 +41,22 @@ def test_every_site_agrees_with_transformers(name, n_kv_head, lengths, double):
     print(max(errors.values()))  # with pytest -s
     assert errors.keys() == ours.keys()
     assert max(errors.values()) < (EXACT if double else TOLERANCE), errors
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_long_windows_agree_with_transformers_without_a_readout(name):
+    """With 300 frames, attention with a mask of frames does not store its scores."""
+    lengths = np.array([600, 401, 9])
+    model = tiny_model(name, n_audio_ctx=300, n_text_ctx=256)
+    config = model.config
+    mel, n_audio = tiny_mel(config, lengths), np.asarray(count_frames(config, lengths)[1])
+    tokens, positions = tiny_tokens(config, n_audio)
+    expected = reference(build(model), config, mel, lengths, tokens, positions)
+    prefix, _ = model.encode(mel, lengths=lengths)
+    logits, _ = model.decode(tokens, prefix, positions=positions)
+    errors = [
+        visible_error(site, np.asarray(ours), expected[site], positions)
+        for site, ours in (("encoder.project", prefix.xa), ("decoder.logits", logits))
+    ]
+    print(errors)
+    assert max(errors) < TOLERANCE

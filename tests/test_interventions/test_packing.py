@@ -2,33 +2,39 @@
 
 import numpy as np
 
-from interventions.patching.packing import PackedRows, pack_columns
+from interventions.patching.packing import Column, PackedRows, pack_columns
+
+
+def column(rows, edited):
+    return Column(np.array(rows), np.array(edited))
 
 
 def test_a_row_attends_to_every_earlier_position_exactly_once():
-    columns = [np.arange(2, 6), np.array([3, 5]), np.array([5])]
-    rows = PackedRows.of(columns, n_stored=6, n_columns=5, n_rows=11)
-    for row, position in enumerate(np.concatenate(columns)):
+    columns = [column(range(2, 6), [2]), column([3, 5], [3]), column([5], [5])]
+    rows = PackedRows.of(columns, n_stored=6, n_columns=5, n_rows=11, n_edited=5)
+    for row, position in enumerate(np.concatenate([column.rows for column in columns])):
         assert sorted(rows.key_positions[rows.mask[row]]) == list(range(position + 1))
-    column = np.repeat([0, 1, 2], [4, 2, 1])
-    assert not rows.mask[:7, 6:13][column[:, None] != column].any()
+    column_of_row = np.repeat([0, 1, 2], [4, 2, 1])
+    assert not rows.mask[:7, 6:13][column_of_row[:, None] != column_of_row].any()
 
 
-def test_first_and_scored_rows_are_those_of_the_columns():
-    rows = PackedRows.of([np.arange(2, 6), np.array([3, 5])], n_stored=6, n_columns=3, n_rows=9)
-    np.testing.assert_array_equal(rows.positions[rows.first_rows[:2]], rows.first_positions[:2])
+def test_edited_and_scored_rows_are_those_of_the_columns():
+    columns = [column(range(2, 6), [2, 3]), column([3, 5], [3])]
+    rows = PackedRows.of(columns, n_stored=6, n_columns=3, n_rows=9, n_edited=4)
+    np.testing.assert_array_equal(rows.edited_positions[:3], [2, 3, 3])
+    np.testing.assert_array_equal(rows.positions[rows.edited_rows[:3]], [2, 3, 3])
     np.testing.assert_array_equal(rows.positions[rows.scored_rows[:2]], [5, 5])
-    assert rows.first_rows[2] == 9  # a padding column has no first row
-    np.testing.assert_array_equal(np.flatnonzero(rows.is_first), [0, 4])
+    assert rows.edited_rows[3] == 9  # padding has no row
+    np.testing.assert_array_equal(np.flatnonzero(rows.is_edited), [0, 1, 4])
 
 
 def test_padding_rows_attend_only_to_themselves():
-    rows = PackedRows.of([np.array([3, 5])], n_stored=6, n_columns=1, n_rows=4)
+    rows = PackedRows.of([column([3, 5], [3])], n_stored=6, n_columns=1, n_rows=4, n_edited=1)
     np.testing.assert_array_equal(rows.mask[2:], np.eye(10, dtype=bool)[8:])
 
 
 def test_columns_are_packed_in_order_and_stay_whole():
-    columns = [np.arange(n) for n in (5, 4, 3, 2, 1)]
-    assert list(pack_columns(columns, 6)) == [[0], [1], [2, 3, 4]]
-    assert list(pack_columns(columns, 3)) == [[0], [1], [2], [3, 4]]
+    sizes = 5, 4, 3, 2, 1
+    assert list(pack_columns(sizes, 6)) == [[0], [1], [2, 3, 4]]
+    assert list(pack_columns(sizes, 3)) == [[0], [1], [2], [3, 4]]
     assert list(pack_columns([], 3)) == []

@@ -162,3 +162,28 @@ def test_a_gpu_gets_the_operation_of_cudnn(monkeypatch):
     assert z.shape == (1, 2, 130, WIDTH)
     fused_attention.attend(*inputs(5), "auto")  # few queries: the scores are small
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_mask_of_keys_equals_explicit_attention_and_its_derivatives(rows):
+    """Long inputs with one row of the mask run head by head on a CPU."""
+    q, k, v = (draw(rows, n=N_KEYS, dtype="float32", seed=i) for i in range(3))
+    n_visible = jnp.array([120, 300])[:rows, None]
+    mask = (jnp.arange(N_KEYS) < n_visible)[:, None, None, :]
+    whole = jnp.broadcast_to(mask, (rows, 1, N_KEYS, N_KEYS))
+    lengths = []
+
+    def attend(mask, name):
+        fn = getattr(fused_attention, name)
+        lowered = jax.jit(fn).lower(q, k, v, mask).as_text()
+        lengths.append(len(lowered))
+        loss = jax.value_and_grad(lambda q, k, v: jnp.sin(fn(q, k, v, mask)).sum(), (0, 1, 2))
+        return fn(q, k, v, mask), *jax.tree.leaves(loss(q, k, v))
+
+    ours = attend(mask, "attend_with_mask")
+    expected = attend(whole, "attend_by_xla")
+    for value, reference in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-5, atol=2e-5)
+    assert lengths[0] != lengths[1]  # a different program
+    changed = jnp.where(mask.swapaxes(2, 3), k, 9.0)
+    np.testing.assert_array_equal(fused_attention.attend_with_mask(q, changed, v, mask), ours[0])

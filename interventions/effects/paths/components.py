@@ -31,36 +31,41 @@ class LayerOrder(NamedTuple):
         return 1 + max(self.stage_of_sender.values())
 
 
-# The order in each stack.
-LAYER_ORDERS = {
-    "encoder": LayerOrder(
-        stage_of_sender={"attn.z": 0, "attn_out": 0, "mlp_out": 1},
-        stages_before={"resid_pre": 0, "resid_mid": 1, "resid_post": 2},
-    ),
-    "decoder": LayerOrder(
-        stage_of_sender={
-            "attn.z": 0,
-            "attn_out": 0,
-            "cross_attn.z": 1,
-            "cross_attn_out": 1,
-            "mlp_out": 2,
-        },
-        stages_before={"resid_pre": 0, "resid_mid": 1, "resid_mid_cross": 2, "resid_post": 3},
-    ),
-}
-# Sites of the components that can send.
+_WITHOUT_CROSS_ATTENTION = LayerOrder(
+    stage_of_sender={"attn.z": 0, "attn_out": 0, "mlp_out": 1},
+    stages_before={"resid_pre": 0, "resid_mid": 1, "resid_post": 2},
+)
+_WITH_CROSS_ATTENTION = LayerOrder(
+    stage_of_sender={
+        "attn.z": 0,
+        "attn_out": 0,
+        "cross_attn.z": 1,
+        "cross_attn_out": 1,
+        "mlp_out": 2,
+    },
+    stages_before={"resid_pre": 0, "resid_mid": 1, "resid_mid_cross": 2, "resid_post": 3},
+)
+
+
+def layer_order(config: Config, stack: str) -> LayerOrder:
+    """Returns the order of the components in each layer of a stack."""
+    has_cross_attention = stack == "decoder" and config.audio_language is None
+    return _WITH_CROSS_ATTENTION if has_cross_attention else _WITHOUT_CROSS_ATTENTION
+
+
+# Sites of the components that can send. A model has those that are among its sites.
 SENDERS = tuple(
     f"{stack}.{site}"
-    for stack, order in LAYER_ORDERS.items()
+    for stack, order in (("encoder", _WITHOUT_CROSS_ATTENTION), ("decoder", _WITH_CROSS_ATTENTION))
     for site in ("embed", *order.stage_of_sender)
 )
 _ENCODER_RECEIVERS = ("attn.q", "attn.k", "attn.v", "mlp.pre")
 _CROSS_RECEIVERS = ("cross_attn.q", "cross_attn.k", "cross_attn.v")
-# Sites of the components that can receive.
+# Sites of the components that can receive. A model has those that are among its sites.
 RECEIVERS = (
     *(f"encoder.{site}" for site in _ENCODER_RECEIVERS),
     *(f"decoder.{site}" for site in ("attn.q", "attn.k", "attn.v")),
-    *(f"decoder.{site}" for site in (*_CROSS_RECEIVERS, "mlp.pre", "logits")),
+    *(f"decoder.{site}" for site in (*_CROSS_RECEIVERS, "mlp.pre", "mlp.up", "logits")),
 )
 
 
@@ -133,7 +138,7 @@ def all_receivers(config: Config) -> tuple[Node, ...]:
         config: the model's config.
 
     Returns:
-        One node per layer and head of every site in `RECEIVERS`.
+        One node per layer and head of every site in `RECEIVERS` that the model has.
 
     Example:
         ```python
@@ -144,7 +149,7 @@ def all_receivers(config: Config) -> tuple[Node, ...]:
         assert interventions.Node("decoder.logits") in receivers
         ```
     """
-    return tuple(nodes(config, *RECEIVERS))
+    return tuple(nodes(config, *_present(config, RECEIVERS)))
 
 
 def check_components(
@@ -154,8 +159,10 @@ def check_components(
     flat_receivers = [node for receiver in receivers for node in as_group(receiver)]
     if not senders or not flat_receivers:
         raise ValueError("senders, receivers: expected at least one of each.")
-    sites.check_known((node.site for node in senders), SENDERS, "sender")
-    sites.check_known((node.site for node in flat_receivers), RECEIVERS, "receiver")
+    sites.check_known((node.site for node in senders), _present(config, SENDERS), "sender")
+    sites.check_known(
+        (node.site for node in flat_receivers), _present(config, RECEIVERS), "receiver"
+    )
     for node in (*senders, *flat_receivers):
         n_layers, n_heads = _sizes(config, node.site)
         if not _is_below(node.layer, n_layers) or not _is_below(node.head, n_heads):
@@ -187,6 +194,12 @@ def receiver_mask(config: Config, site: str, group: Sequence[Node]) -> Bool[np.n
             index = [slice(None) if i is None else i for i in (node.layer, node.head)]
             mask[tuple(index[: mask.ndim])] = True
     return mask
+
+
+def _present(config: Config, names: Sequence[str]) -> list[str]:
+    """Returns the sites that the model has, in the order of `names`."""
+    present = sites.of(config)
+    return [name for name in names if name in present]
 
 
 def _sizes(config: Config, site: str) -> tuple[int, int]:

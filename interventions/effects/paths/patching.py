@@ -11,15 +11,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from interventions import forward
 from interventions.effects.paths.components import (
-    LAYER_ORDERS,
     Node,
     Receiver,
     as_group,
     check_components,
+    layer_order,
 )
 from interventions.effects.paths.path_batches import bytes_of_row, path_batches
 from interventions.effects.paths.stream_edits import path_edits
-from interventions.effects.paths.target_audio import TargetAudio, join_memories, memory_of
+from interventions.effects.paths.target_audio import (
+    TargetAudio,
+    change_of_embeddings,
+    join_memories,
+    memory_of,
+)
 from interventions.metrics import Metric
 from interventions.patching.axes import axes_of_run
 from interventions.patching.row_chunks import (
@@ -32,14 +37,14 @@ from interventions.patching.row_chunks import (
 from interventions.run import Run
 from interventions.scoring import StackedMetric, check_metric, scored_position, unembed_scored
 from jaxasr import compiled, sites
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio
 from jaxasr.meshes import CELLS, DATA, axis_size, place_parameters, resolve_mesh, specs_of
-from jaxasr.model import Whisper, full_precision
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.taps import NOTHING, Edits
 
 
 def path_patch(
-    model: Whisper,
+    model: SpeechModel,
     target: Run,
     source: Run,
     *,
@@ -64,8 +69,10 @@ def path_patch(
         senders: heads (`z`), attentions, MLPs or embeddings, at the sites in `paths.SENDERS`.
         receivers: queries, keys or values of a head, MLPs or the logits, at the sites in
             `paths.RECEIVERS`. A sequence of nodes is one receiver whose nodes are patched together.
-            Encoder senders reach the decoder only through `decoder.cross_attn.k` and
-            `decoder.cross_attn.v`.
+            In Whisper, encoder senders reach the decoder only through `decoder.cross_attn.k` and
+            `decoder.cross_attn.v`. In an audio language model they change the embeddings of audio
+            tokens, which all receivers of the decoder read. There `decoder.mlp.pre` is the gate of
+            an MLP, and `decoder.mlp.up` its other input.
         metric: as in `sweep`.
         positions: positions at which the sender is patched: tokens in the decoder, frames of 20 ms
             in the encoder. Default: all.
@@ -125,6 +132,8 @@ def path_patch(
 
     def patch_rows(rows: Rows) -> tuple[Array, list[Array]]:
         runs = [encode_rows(model, select_rows(run, rows), mesh)[0] for run in (target, source)]
+        for run in runs:
+            forward.check_audio(model, run)
         run_specs = [specs_of(axes_of_run(run)) for run in runs]
         stacked = StackedMetric.of(metric, rows)
         baseline = compiled.call_on_mesh(
@@ -166,14 +175,14 @@ def path_patch(
     return _to_array(values, baseline, senders, groups, metric)
 
 
-def _score_unpatched(model: Whisper, target: Run, metric: StackedMetric) -> Float[Array, "B"]:
+def _score_unpatched(model: SpeechModel, target: Run, metric: StackedMetric) -> Float[Array, "B"]:
     memory = memory_of(model, target)
     with full_precision(model):
         return forward.decode_and_score(model, target, memory, {}, NOTHING, metric)[0]
 
 
 def _patch_paths(
-    model: Whisper,
+    model: SpeechModel,
     target: Run,
     source: Run,
     layer_heads: Int[Array, "n two"],
@@ -216,19 +225,18 @@ def _patch_paths(
             )
             if stack == "encoder":
                 memory = audio.patched_memory(model, delta, sender_stage, mask)
-                shape = (*jnp.shape(target.tokens), model.config.n_text_state)
-                # The change reaches the decoder through the memory only.
-                delta = jnp.zeros(shape, delta.dtype)
+                delta, sender_stage = change_of_embeddings(model, target, memory), jnp.int32(-1)
             else:
                 memory = join_memories(audio.memory, audio.memory)
-            edits = path_edits("decoder", delta, sender_stage, mask)
+            order = layer_order(model.config, "decoder")
+            edits = path_edits("decoder", order, delta, sender_stage, mask)
             return _score_first_half(model, target, memory, edits, metric)
 
         return jax.lax.map(score_pair, pairs, batch_size=pairs_per_batch).T
 
 
 def _sender_delta(
-    model: Whisper,
+    model: SpeechModel,
     site: str,
     difference: Float[Array, "..."],
     layer_head: Int[Array, "two"],
@@ -250,12 +258,12 @@ def _sender_delta(
         delta = jnp.where(is_patched[:, None], delta, 0)
     if name == "embed":
         return delta, jnp.int32(-1)  # before all layers
-    order = LAYER_ORDERS[stack]
+    order = layer_order(model.config, stack)
     return delta, order.n_stages * layer + order.stage_of_sender[name]
 
 
 def _score_first_half(
-    model: Whisper, target: Run, memory: Memory, edits: Edits, metric: StackedMetric
+    model: SpeechModel, target: Run, memory: EncodedAudio, edits: Edits, metric: StackedMetric
 ) -> Float[Array, "B"]:
     """Decodes the doubled batch (see `stream_edits`) and scores its first half, the patched run."""
     tokens = jnp.concatenate([target.tokens] * 2)

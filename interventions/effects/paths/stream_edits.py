@@ -8,7 +8,7 @@ and projections of the patched copy.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from interventions.effects.paths.components import LAYER_ORDERS
+from interventions.effects.paths.components import LayerOrder
 from jaxasr import pytrees, sites
 from jaxasr.taps import At, Edits
 
@@ -57,6 +57,7 @@ class ReadPatchedCopy:
 
 def path_edits(
     stack: str,
+    order: LayerOrder,
     delta: Float[Array, "B T D"],
     sender_stage: Int[Array, ""],
     masks: dict[str, Bool[Array, "..."]],
@@ -65,11 +66,11 @@ def path_edits(
 
     Args:
         stack: "encoder" or "decoder".
+        order: the order of the components in a layer of the stack.
         delta: the change of the sender's output.
         sender_stage: the stage at which the sender adds its output, counted through all layers.
         masks: for each site of either stack, True at the receivers.
     """
-    order = LAYER_ORDERS[stack]
     edits: dict[str, SetPatchedCopy | ReadPatchedCopy] = {
         f"{stack}.{site}": SetPatchedCopy(delta, sender_stage, order.n_stages, stages_before)
         for site, stages_before in order.stages_before.items()
