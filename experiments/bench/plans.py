@@ -47,7 +47,11 @@ def main(
             start = time.perf_counter()
             report = plan()
             seconds = time.perf_counter() - start
-            plans[f"{prefix} {kind}"] = report.to_dict() | {"planning_s": round(seconds, 1)}
+            plans[f"{prefix} {kind}"] = report.to_dict() | {
+                "planning_s": round(seconds, 1),
+                "model": model,
+                "dtype": dtype,
+            }
             print(format_line(kind, report, seconds), flush=True)
             about = provenance(config={"model": model, "dtype": dtype})
             save(out, about | {"plans": plans})
@@ -82,6 +86,9 @@ def kinds_of_language_work(
         "prefill": lambda: planning.plan_prefill(config, device, _N_PREFIXES),
         "decoding step": lambda: planning.plan_step(config, device, _N_PREFIXES),
         "generate": lambda: planning.plan_generate(config, device, _N_PREFIXES),
+        "decoder sweep": lambda: planning.plan_patch(
+            config, device, "decoder.attn.z", ("layer", "head"), 1, _N_TOKENS
+        ),
     }
 
 
