@@ -95,6 +95,24 @@ def test_a_plan_lists_the_calls_of_the_sweep(tiny_model, site, over):
         assert planned == names.count(name), name
 
 
+def test_the_planned_device_decides_how_many_cells_a_call_computes():
+    plan = planning.plan_patch(
+        TINY, H100, "encoder.resid_post", ("layer", "time"), 1, 5, window_s=5.0
+    )
+    calls = {program.name: program.n_calls for program in plan.programs}
+    assert calls["encoder_cells"] == TINY.n_audio_layer  # all windows of a layer together
+
+
+def test_a_sweep_of_an_audio_language_model_is_planned_with_its_audio():
+    config = audio_language.TINY["qwen2_audio"]
+    plan = planning.plan_patch(config, H100, "decoder.resid_post", ("layer", "time"), 1, 6, 0.08)
+    names = {program.name for program in plan.programs}
+    assert names == {"encode", "_run_unedited", "resumed_decoder_cells"}
+    assert "time 5: 10 cells" in plan.notes[0]  # 10 audio tokens of 40 ms in windows of 80 ms
+    with pytest.raises(ValueError, match=r"tokens: expected at most 54, .* without the audio"):
+        planning.plan_patch(config, H100, "decoder.resid_post", ("layer",), 1, 55)
+
+
 def test_attribution_is_one_program_and_probes_are_planned_without_values(tiny_model):
     sites = "decoder.cross_attn.z", "encoder.attn.z"
     plan = planning.plan_attribution(tiny_model.config, CPU, sites, ("layer", "head"), 3, 5)

@@ -104,6 +104,13 @@ def test_chips_that_share_a_model_generate(sharing):
     assert [program.name for program in plan.programs] == ["_encode", "generate_greedily_or_sample"]
 
 
+def test_chips_that_share_a_model_sweep(sharing):
+    plan = planning.plan_patch(LANGUAGE, sharing, "decoder.attn.z", ("layer", "head"), 1, 6)
+    assert plan.fits
+    kinds = {kind for program in plan.programs for kind in program.collectives}
+    assert kinds == {"all-reduce"}
+
+
 def test_chips_share_a_whisper(sharing):
     plan = planning.plan_encode(CONFIG, sharing, 2)
     assert plan.fits
