@@ -102,23 +102,27 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     patcher = Patcher(asr, sites, cache, "E6", config.max_new_tokens, seed=config.seed, means=means)
 
     def select_cells(arrays: xr.Dataset) -> list[int]:
-        return control_cells(_label(arrays, loops, "loop"), config.seed)
+        return control_cells(label_recordings(arrays, loops, "loop"), config.seed)
 
     patched = patch_loops(patcher, loops, clean, kinds, config.n_random, select_cells)
     types = _measure_types(asr, loops, others, config, cache)
-    loop_part = _label(patched.loops, loops, "loop").assign_coords(
+    loop_part = label_recordings(patched.loops, loops, "loop").assign_coords(
         {name: ("example", values) for name, values in types.items()}
     )
     # The kinds without clean speech, the controls, are filled with NaN.
-    speech_part = _label(patched.speech, clean, "clean").reindex(kind=loop_part.kind.values)
+    speech_part = label_recordings(patched.speech, clean, "clean").reindex(
+        kind=loop_part.kind.values
+    )
     return xr.concat([loop_part, speech_part], "example", join="exact", coords="minimal")
 
 
-def _label(arrays: xr.Dataset, clips: Sequence[Utterance], recording: str) -> xr.Dataset:
+def label_recordings(arrays: xr.Dataset, clips: Sequence[Utterance], recording: str) -> xr.Dataset:
     """Adds the kind of recording, its source, and the origin and the stickiness of a loop."""
+    # The label of a loop names its source. That of other recordings may name a file.
+    is_loop = recording == "loop"
     labels = {
         "recording": [recording] * len(clips),
-        "source": [str(clip.label("source") or source_of(clip)) for clip in clips],
+        "source": [str(clip.label("source")) if is_loop else source_of(clip) for clip in clips],
         "origin": [str(clip.label("origin") or "") for clip in clips],
         "sticky": [float(bool(clip.label("sticky"))) for clip in clips],
     }

@@ -5,9 +5,10 @@ import pytest
 import xarray as xr
 from four_layers import FOUR_LAYERS
 
+from experiments.data.corpora import Utterance
 from experiments.studies.ablation import ABLATION_KINDS, COMPONENT_SITES, HEAD_SITES, TEXT_MEASURES
 from experiments.studies.claims import SUPPORTED, UNTESTABLE, WEAKER
-from experiments.studies.e6_repetition import CLAIMS, STUDY, Config
+from experiments.studies.e6_repetition import CLAIMS, STUDY, Config, label_recordings
 from experiments.studies.loop_outcomes import CROSS, mark_resolved
 from interventions.edits import site_cells
 
@@ -137,3 +138,12 @@ def test_without_heads_only_layers_are_judged():
     by_key = verdicts(planted_results().isel(cell=np.flatnonzero(CELLS["head"] < 0)))
     assert by_key["one_head"] == by_key["cheap_head"] == UNTESTABLE
     assert by_key["one_layer"] != UNTESTABLE
+
+
+def test_clean_recordings_of_a_speaker_are_one_source():
+    labels = [{"source": f"files/{name}"} for name in "ab"]
+    clips = [Utterance(str(i), f"{i}.wav", "Ann", labels=row) for i, row in enumerate(labels)]
+    empty = xr.Dataset(coords={"example": ["0", "1"]})
+    assert label_recordings(empty, clips, "clean").source.values.tolist() == ["Ann", "Ann"]
+    loops = label_recordings(empty, clips, "loop")
+    assert loops.source.values.tolist() == ["files/a", "files/b"]
