@@ -8,6 +8,7 @@ from jaxasr.audio import load_audio as load_audio, log_mel as log_mel
 from jaxasr.audio.features import n_frames as n_frames
 from jaxasr.cache import Memory as Memory, Prefix as Prefix
 from jaxasr.config import SIZES as SIZES, Config as Config
+from jaxasr.divided_weights import divide_weights as divide_weights
 from jaxasr.generate import Generation as Generation, generate as generate
 from jaxasr.generated_text import GeneratedText as GeneratedText
 from jaxasr.language.model import AudioLanguageModel as AudioLanguageModel

@@ -12,9 +12,11 @@ from concurrent.futures import Future
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from jaxasr import compiled
+from jaxasr.compiled import is_array
+from jaxasr.divided_weights import shardings_of_call
 
 # Stack of a thread that compiles. The compiler recurses deeply, and some systems give threads
 # little stack.
@@ -99,7 +101,8 @@ def trace(program: Program, device: Any = None) -> Any:
         program: a program from `record`.
         device: the device of a program without a mesh, such as one of
             `jax.experimental.topologies`. A program with a mesh runs on the devices of the mesh.
-            None: the device that a call in this process would use.
+            A mesh from `jaxasr.divided_weights` divides the weights. None: the device that a call
+            in this process would use.
 
     Returns:
         The traced program, with its `jaxpr`.
@@ -115,9 +118,23 @@ def trace(program: Program, device: Any = None) -> Any:
     if call.mesh is not None and call.specs is not None:
         place = [[NamedSharding(call.mesh, spec) for spec in part] for part in call.specs]
         arrays = _placed(arrays, place)
+    elif isinstance(device, Mesh):
+        arrays = _placed(arrays, _divided(call, device))
     elif device is not None:
         arrays = _placed(arrays, [[SingleDeviceSharding(device)] * len(part) for part in arrays])
     return call.program.trace(arrays, call.structures, call.options)
+
+
+def _divided(call: compiled.Call, mesh: Mesh) -> list[list[NamedSharding]]:
+    arguments = [
+        structure.join(part) for structure, part in zip(call.structures, call.arrays, strict=True)
+    ]
+    # The names of weights show where they belong. A frozen argument has a list without names.
+    whole = [x.whole if isinstance(x, compiled.Frozen) else x for x in arguments]
+    return [
+        [place for leaf, place in zip(*map(jax.tree.leaves, pair), strict=True) if is_array(leaf)]
+        for pair in zip(whole, shardings_of_call(whole, mesh), strict=True)
+    ]
 
 
 def _placed(arrays: Sequence[list[Any]], place: Sequence[list[Any]]) -> tuple[list[Any], ...]:

@@ -24,7 +24,13 @@ from jaxasr.program_keys import Key
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, float, int, complex, jax.ShapeDtypeStruct)
 
 
-def _is_array(leaf: Any) -> bool:
+def is_array(leaf: Any) -> bool:
+    """Returns whether a leaf of an argument is an input of a program, and no constant of it.
+
+    Example:
+        >>> is_array(3.0), is_array("encoder.attn.z")
+        (True, False)
+    """
     return isinstance(leaf, _ARRAY_TYPES)
 
 
@@ -58,7 +64,7 @@ class _ArrayPlace:
 def split(tree: Any) -> tuple[list[Any], Structure]:
     """Splits a pytree into its arrays and everything else."""
     leaves, treedef = jax.tree.flatten(tree)
-    others = tuple([_ArrayPlace if _is_array(leaf) else leaf for leaf in leaves])
+    others = tuple([_ArrayPlace if is_array(leaf) else leaf for leaf in leaves])
     arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _ArrayPlace]
     if isinstance(tree, nnx.Module):
         # Building a `Key` of a whole module takes longer than running a small program. The hash of
@@ -278,7 +284,7 @@ def _specs_of_arrays(argument: Any, spec: Any) -> tuple[P, ...]:
     """Returns one spec per array of `argument`, in the order of `split`."""
     leaves, treedef = jax.tree.flatten(argument)
     specs = [spec] * len(leaves) if isinstance(spec, P) else treedef.flatten_up_to(spec)
-    return tuple(s for leaf, s in zip(leaves, specs, strict=True) if _is_array(leaf))
+    return tuple(s for leaf, s in zip(leaves, specs, strict=True) if is_array(leaf))
 
 
 def n_compiled(fn: Callable) -> int:

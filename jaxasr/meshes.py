@@ -20,7 +20,7 @@ DATA, CELLS = "data", "cells"
 SHARES = 8
 
 # Placement of parameters: the first pattern that occurs in the name decides. Every device holds all
-# weights. A rule with a model axis would come before the last one.
+# weights. `jaxasr.divided_weights` divides a model that one device cannot hold.
 PARAMETER_RULES: tuple[tuple[str, P], ...] = (("", P()),)
 
 

@@ -28,6 +28,15 @@ DeviceOption = Annotated[
         "for a TPU are compiled, which needs pip install 'jaxasr[tpu]' and some minutes.",
     ),
 ]
+ModelAxisOption = Annotated[
+    int,
+    typer.Option(
+        "--model-axis",
+        min=1,
+        help="Chips that share the weights of one model: all chips of --device, or 1 if each holds "
+        "the whole model. XLA then adds exchanges between the chips.",
+    ),
+]
 RecordingsOption = Annotated[int, typer.Option("--recordings", min=1, help="Number of recordings.")]
 WindowsOption = Annotated[int, typer.Option("--windows", min=1, help="Windows of 30 s per call.")]
 TokensOption = Annotated[int, typer.Option("--tokens", min=1, help="Tokens per recording.")]
@@ -47,10 +56,11 @@ def plan_encode(
     windows: WindowsOption = 1,
     model: ModelOption = "large-v3",
     dtype: DtypeOption = Dtype.bfloat16,
+    model_axis: ModelAxisOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Plans to encode windows of 30 s."""
-    config, planned = _start(model, dtype, device)
+    config, planned = _start(model, dtype, device, model_axis)
     from interventions import planning
 
     _print(planning.plan_encode(config, planned, windows), json)
@@ -62,10 +72,11 @@ def plan_generate(
     tokens: TokensOption = 224,
     model: ModelOption = "large-v3",
     dtype: DtypeOption = Dtype.bfloat16,
+    model_axis: ModelAxisOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Plans to generate texts from windows of 30 s."""
-    config, planned = _start(model, dtype, device)
+    config, planned = _start(model, dtype, device, model_axis)
     from interventions import planning
 
     _print(planning.plan_generate(config, planned, windows, tokens), json)
@@ -85,11 +96,12 @@ def plan_patch(
     ] = False,
     model: ModelOption = "large-v3",
     dtype: DtypeOption = Dtype.bfloat16,
+    model_axis: ModelAxisOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Plans a sweep whose source is another recording, or its estimate by attribution."""
     dims = tuple(dim.strip() for dim in over.split(",") if dim.strip())
-    config, planned = _start(model, dtype, device)
+    config, planned = _start(model, dtype, device, model_axis)
     from interventions import planning
 
     if estimate:
@@ -123,7 +135,10 @@ def plan_probe(
 # By name: the function, and the example at the end of its help text.
 COMMANDS = {
     "encode": (plan_encode, EXAMPLE),
-    "generate": (plan_generate, "jaxasr plan generate --windows 32 --tokens 100 --device v6e:2x2"),
+    "generate": (
+        plan_generate,
+        "jaxasr plan generate --model qwen2-audio-7b --windows 8 --device v5e:2x4 --model-axis 8",
+    ),
     "patch": (
         plan_patch,
         "jaxasr plan patch --site decoder.cross_attn.z --over layer,head --recordings 8 "
@@ -136,17 +151,19 @@ COMMANDS = {
 }
 
 
-def _start(model: str, dtype: Dtype, device: str) -> tuple["Config", "PlannedDevice"]:
+def _start(
+    model: str, dtype: Dtype, device: str, model_axis: int = 1
+) -> tuple["Config", "PlannedDevice"]:
     """Reads the configuration of a model, and finds the devices."""
     # No device of this machine is used, so that planning does not disturb it.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from interventions.planning import find_device
-    from jaxasr.config import SIZES
+    from jaxasr.language.sizes import RELEASED
 
-    if model not in SIZES:
-        raise ValueError(f"--model {model}: expected one of {', '.join(SIZES)}.")
-    config = SIZES[model].replace(dtype=dtype.value, param_dtype=dtype.value)
-    return config, find_device(device)
+    if model not in RELEASED:
+        raise ValueError(f"--model {model}: expected one of {', '.join(RELEASED)}.")
+    config = RELEASED[model].replace(dtype=dtype.value, param_dtype=dtype.value)
+    return config, find_device(device, model_axis)
 
 
 def _print(report: "Report", json: bool) -> None:

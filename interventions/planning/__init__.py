@@ -4,6 +4,7 @@ from interventions.planning.devices import (
     PlannedDevice as PlannedDevice,
     find_device as find_device,
 )
+from interventions.planning.language import plan_prefill as plan_prefill, plan_step as plan_step
 from interventions.planning.plans import (
     plan_attribution as plan_attribution,
     plan_encode as plan_encode,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxasr.config import Config
+from jaxasr.divided_weights import make_model_mesh
 from jaxasr.meshes import CELLS, DATA
 from jaxasr.target_device import TargetDevice
 
@@ -60,6 +62,7 @@ class PlannedDevice:
         chip: what the maker states.
         devices: devices without a machine, which programs are compiled for; empty for a CPU and a
             GPU, whose programs are not compiled.
+        shares_model: whether all devices share the weights of one model. If not, each holds all.
 
     Example:
         >>> find_device("cpu").n_devices
@@ -69,6 +72,7 @@ class PlannedDevice:
     name: str
     chip: Chip
     devices: tuple[Any, ...] = ()
+    shares_model: bool = False
 
     @property
     def n_devices(self) -> int:
@@ -76,30 +80,50 @@ class PlannedDevice:
         return max(1, len(self.devices))
 
     @property
+    def n_models(self) -> int:
+        """Number of models on the devices. They divide the recordings."""
+        return 1 if self.shares_model else self.n_devices
+
+    @property
+    def place(self) -> Any:
+        """Where programs without a mesh are compiled for; see `jaxasr.ahead_of_time.trace`."""
+        if self.shares_model:
+            return make_model_mesh(self.devices)
+        return next(iter(self.devices), None)
+
+    @property
     def target(self) -> TargetDevice:
         """The device that sizes and kernels are chosen for."""
         return TargetDevice(self.chip.platform, self.chip.memory_bytes)
 
+    def supported(self, config: Config) -> Config:
+        """Returns the configuration with attention that the devices can divide, if they must."""
+        if self.shares_model and self.chip.platform == "tpu":
+            return config.replace(attention_kernel="xla")
+        return config
+
     def mesh(self, n_recordings: int) -> Mesh | None:
-        """Returns a mesh of the devices; None if there are none.
+        """Returns a mesh of the devices; None if there are none, or if they share a model.
 
         As many devices divide the recordings as there are recordings. The others share cells.
         """
-        if not self.devices:
+        if not self.devices or self.shares_model:
             return None
         data = math.gcd(self.n_devices, 1 << (n_recordings.bit_length() - 1))
         return Mesh(np.array(self.devices).reshape(data, -1), (DATA, CELLS))
 
 
-def find_device(name: str) -> PlannedDevice:
+def find_device(name: str, model_axis: int = 1) -> PlannedDevice:
     """Finds the devices of a name.
 
     Args:
         name: "cpu", "gpu" (an H100), the name of a GPU, or kind and arrangement of TPU chips, such
             as "v5e:2x2". The arrangement is 2x2 by default.
+        model_axis: number of devices that share the weights of one model: 1, or all devices.
 
     Raises:
-        ValueError: the name is unknown, or the compiler for TPUs is not installed.
+        ValueError: the name is unknown, the compiler for TPUs is not installed, or another number
+            of devices.
 
     Example:
         >>> find_device("h200").chip.platform
@@ -109,13 +133,27 @@ def find_device(name: str) -> PlannedDevice:
     if kind not in CHIPS or (layout and kind not in TOPOLOGIES):
         raise ValueError(f"--device {name}: expected {_known()}.")
     if kind not in TOPOLOGIES:
-        return PlannedDevice(name, CHIPS[kind])
+        return _sharing(PlannedDevice(name, CHIPS[kind]), model_axis)
     layout = layout or TOPOLOGIES[kind][0]
     if layout not in TOPOLOGIES[kind]:
         raise ValueError(
             f"--device {name}: expected one of {', '.join(TOPOLOGIES[kind])} after {kind}:."
         )
-    return PlannedDevice(name, CHIPS[kind], _topology_devices(name, f"{kind}:{layout}"))
+    devices = _topology_devices(name, f"{kind}:{layout}")
+    return _sharing(PlannedDevice(name, CHIPS[kind], devices), model_axis)
+
+
+def _sharing(device: PlannedDevice, model_axis: int) -> PlannedDevice:
+    """Returns the devices, `model_axis` of which share a model."""
+    if model_axis == 1:
+        return device
+    if model_axis != device.n_devices:
+        expected = "1" if device.n_devices == 1 else f"1 or {device.n_devices}"
+        raise ValueError(
+            f"--model-axis {model_axis}: expected {expected}, because {device.name} has "
+            f"{device.n_devices} in all. Choose the number of chips by --device."
+        )
+    return dataclasses.replace(device, shares_model=True)
 
 
 def _known() -> str:

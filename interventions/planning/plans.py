@@ -8,6 +8,7 @@ import numpy as np
 from interventions.effects.first_order import attribution
 from interventions.metrics import logit_diff
 from interventions.patching.row_chunks import encode_rows
+from interventions.planning import language
 from interventions.planning.devices import PlannedDevice
 from interventions.planning.report import Report
 from interventions.planning.work import Work, run_shape
@@ -37,8 +38,11 @@ def plan_encode(config: Config, device: PlannedDevice, n_windows: int = 1) -> Re
         >>> f"{report.flops:.1e}"
         '4.0e+10'
     """
+    if config.audio_language is not None:
+        return language.plan_encode(config, device, n_windows)
+    config = device.supported(config)
     work = Work(f"encode {n_windows} windows", config, device)
-    n_windows = device.n_devices * -(-n_windows // device.n_devices)
+    n_windows = device.n_models * -(-n_windows // device.n_models)
     mesh = device.mesh(n_windows)
     return work.report(
         lambda model, run: encode_rows(model, run, mesh),
@@ -58,8 +62,11 @@ def plan_generate(
         n_windows: windows that all devices decode in one call.
         n_tokens: new tokens per window.
     """
-    share = -(-n_windows // device.n_devices)
-    n_rows = share * device.n_devices
+    if config.audio_language is not None:
+        return language.plan_generate(config, device, n_windows, n_tokens)
+    config = device.supported(config)
+    share = -(-n_windows // device.n_models)
+    n_rows = share * device.n_models
     work = Work(
         f"generate {n_tokens} tokens from {n_windows} windows",
         config,
@@ -98,8 +105,9 @@ def plan_attribution(
         n_recordings: rows of the target.
         n_tokens: tokens per row.
     """
-    share = -(-n_recordings // device.n_devices)
-    mesh = device.mesh(share * device.n_devices)
+    config = device.supported(config)
+    share = -(-n_recordings // device.n_models)
+    mesh = device.mesh(share * device.n_models)
     names = site if isinstance(site, str) else ", ".join(site)
     title = f"attribution at {names} of {n_recordings} recordings, {n_tokens} tokens"
 
@@ -116,7 +124,7 @@ def plan_attribution(
         )
 
     work = Work(title, config, device, notes=(_each_share(share, "recordings"),))
-    target = run_shape(config, share * device.n_devices, n_tokens)
+    target = run_shape(config, share * device.n_models, n_tokens)
     return work.report(run, abstract_model(config), target, target)
 
 

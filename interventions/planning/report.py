@@ -128,13 +128,15 @@ def cost_of(
         loop_steps: steps of each loop whose number of steps is known only when it runs.
         rereads: whether each of these steps reads all arguments again, as a decoding step does.
     """
-    traced = ahead_of_time.trace(program, next(iter(device.devices), None))
+    traced = ahead_of_time.trace(program, device.place)
     flops = count_operations(traced.jaxpr, loop_steps)
     has_loop = flops > count_operations(traced.jaxpr, 0)
+    # Without a shared model, the program is that of one device.
+    n_sharing = device.n_devices // device.n_models
     counted = ProgramCost(
         name=program.name,
         n_calls=program.n_calls,
-        flops=flops,
+        flops=flops / n_sharing,
         n_reads=loop_steps if rereads and has_loop else 1,
         argument_bytes=_bytes_of(program.call.arrays),
         output_bytes=_bytes_of(traced.out_info),

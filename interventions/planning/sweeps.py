@@ -17,6 +17,7 @@ from interventions.run import Run
 from jaxasr import ahead_of_time
 from jaxasr.config import Config
 from jaxasr.meshes import CELLS, axis_size
+from jaxasr.target_device import planning_for
 from jaxasr.weights.assemble import abstract_model
 
 
@@ -38,18 +39,20 @@ def plan_patch(
         site: the patched site.
         over: dimensions of the grid, as in `interventions.sweep`.
         n_recordings: rows of the target.
-        n_tokens: tokens per row.
+        n_tokens: tokens of text per row.
         window_s: seconds per window of "time".
         recordings: rows that a device computes together, as in `interventions.sweep`.
     """
+    config = device.supported(config)
     plans: list[Plan] = []
     mesh = device.mesh(n_recordings)
+
+    shape = run_shape(config, n_recordings, n_tokens)
 
     def run(model: Any, target: Run, source: Run) -> None:
         plan = plan_sweep(
             model,
-            target,
-            source,
+            *(r.replace(tokens=shape.tokens, lengths=shape.lengths) for r in (target, source)),
             site=site,
             over=over,
             metric=logit_diff(1, 0),
@@ -64,11 +67,11 @@ def plan_patch(
     n_layers = config.n_text_layer if site.startswith("decoder.") else config.n_audio_layer
     title = f"sweep {site} over {', '.join(over)} of {n_recordings} recordings, {n_tokens} tokens"
     work = Work(title, config, device, n_layers / 2)
-    target = run_shape(config, n_recordings, n_tokens)
-    found = work.programs(run, abstract_model(config), target, target)
+    found = work.programs(run, abstract_model(config), shape, shape)
     plan = plans[0]
-    costs = [work.cost(program) for program in _count_calls(plan, found)]
-    return work.made_from(_cell_flops(plan, costs, device), (str(plan),))
+    with planning_for(device.target):  # its memory decides how cells are divided
+        costs = [work.cost(program) for program in _count_calls(plan, found)]
+        return work.made_from(_cell_flops(plan, costs, device), (str(plan),))
 
 
 def _dispatch_each_program(plan: Plan) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from interventions.planning.devices import PlannedDevice
 from interventions.planning.report import ProgramCost, Report, cost_of, least_seconds
@@ -70,15 +71,28 @@ def mel_shape(config: Config, n: int) -> jax.ShapeDtypeStruct:
 
 
 def run_shape(config: Config, n: int, n_tokens: int) -> Run:
-    """Returns a run of n recordings with shapes in place of arrays.
+    """Returns a run of n recordings of 30 s, with a shape in place of their mel.
+
+    The audio of a language model comes first among the tokens. All other tokens are 0.
+
+    Args:
+        config: dimensions of the model.
+        n: number of recordings.
+        n_tokens: tokens of text per recording.
 
     Raises:
         ValueError: more tokens than the decoder can read.
     """
-    if n_tokens > config.n_text_ctx:
+    is_whisper = config.audio_language is None
+    audio = [] if is_whisper else [config.audio_token] * config.n_audio_tokens
+    n_most = config.n_text_ctx - len(audio)
+    if n_tokens > n_most:
         raise ValueError(
-            f"tokens: expected at most {config.n_text_ctx}, the decoder's context, got {n_tokens}."
+            f"tokens: expected at most {n_most}, the decoder's context"
+            f"{'' if is_whisper else ' without the audio'}, got {n_tokens}."
         )
-    tokens: Any = jax.ShapeDtypeStruct((n, n_tokens), jnp.int32)
+    # Tokens and lengths have values, because a sweep finds the audio among the tokens.
+    tokens: Any = np.array([[*audio, *[0] * n_tokens]] * n, np.int32)
+    lengths: Any = None if is_whisper else np.full(n, config.n_mel_frames, np.int32)
     mel: Any = mel_shape(config, n)
-    return Run(tokens=tokens, mel=mel)
+    return Run(tokens=tokens, mel=mel, lengths=lengths)

@@ -59,11 +59,22 @@ def test_a_sweep_and_its_estimate_are_planned():
     assert sweep["seconds"] is None
 
 
+def test_audio_language_models_are_planned_on_one_card():
+    options = ["--model", "qwen2-audio-7b", "--device", "h100", "--windows", "2", "--json"]
+    done = run(cli.app, ["plan", "generate", *options])
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.output)
+    weights = 2 * 8_397_094_912  # bytes of its parameters
+    assert all(program["argument_bytes"] > weights for program in printed["programs"])
+    assert printed["peak_bytes_per_device"] < 1.01 * weights
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--device", "tpu"], "--device tpu: expected"),
         (["--device", "cpu", "--model", "huge"], "--model huge: expected one of tiny,"),
+        (["--device", "cpu", "--model-axis", "8"], "--model-axis 8: expected 1, because cpu"),
     ],
 )
 def test_errors_are_one_line(arguments, message):

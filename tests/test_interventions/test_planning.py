@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import audio_language
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +95,24 @@ def test_a_plan_lists_the_calls_of_the_sweep(tiny_model, site, over):
         assert planned == names.count(name), name
 
 
+def test_the_planned_device_decides_how_many_cells_a_call_computes():
+    plan = planning.plan_patch(
+        TINY, H100, "encoder.resid_post", ("layer", "time"), 1, 5, window_s=5.0
+    )
+    calls = {program.name: program.n_calls for program in plan.programs}
+    assert calls["encoder_cells"] == TINY.n_audio_layer  # all windows of a layer together
+
+
+def test_a_sweep_of_an_audio_language_model_is_planned_with_its_audio():
+    config = audio_language.TINY["qwen2_audio"]
+    plan = planning.plan_patch(config, H100, "decoder.resid_post", ("layer", "time"), 1, 6, 0.08)
+    names = {program.name for program in plan.programs}
+    assert names == {"encode", "_run_unedited", "resumed_decoder_cells"}
+    assert "time 5: 10 cells" in plan.notes[0]  # 10 audio tokens of 40 ms in windows of 80 ms
+    with pytest.raises(ValueError, match=r"tokens: expected at most 54, .* without the audio"):
+        planning.plan_patch(config, H100, "decoder.resid_post", ("layer",), 1, 55)
+
+
 def test_attribution_is_one_program_and_probes_are_planned_without_values(tiny_model):
     sites = "decoder.cross_attn.z", "encoder.attn.z"
     plan = planning.plan_attribution(tiny_model.config, CPU, sites, ("layer", "head"), 3, 5)
@@ -148,6 +167,40 @@ def test_chunks_fit_the_planned_device_and_not_this_one():
     with planning_for(TargetDevice("gpu", None)):
         assert memory_budget(None) > here
     assert memory_budget(None) == here
+
+
+def test_the_plan_of_an_audio_language_model_counts_its_weights_and_its_cache():
+    config = audio_language.TINY["qwen2_audio"]
+    n_weights = sum(x.size for x in jax.tree.leaves(abstract_model(config)))
+    (program,) = planning.plan_encode(config, H100, 3).programs
+    # Mel, and the numbers of frames and of audio tokens of each row.
+    assert program.argument_bytes == 4 * (n_weights + 3 * 8 * 40 + 2 * 3)
+    assert program.output_bytes == 4 * (3 * 10 * 28 + 3)
+    step = planning.plan_step(config, H100, 3, n_tokens=5).programs[0]
+    longer = planning.plan_step(config, H100, 3, n_tokens=6).programs[0]
+    slot = 4 * 3 * (2 * 2 * 2 * 10 + 1)  # keys and values of 2 layers and 2 heads, and a position
+    assert longer.argument_bytes - step.argument_bytes == slot
+    prefill = planning.plan_prefill(config, H100, 3, n_tokens=5)
+    assert prefill.flops > 30 * planning.plan_step(config, H100, 3, n_tokens=5).flops
+    generate = planning.plan_generate(config, H100, 3, n_tokens=5)
+    assert {p.name: p.n_reads for p in generate.programs} == {
+        "_encode": 1,
+        "generate_greedily_or_sample": 5,
+    }
+
+
+def test_devices_that_share_a_model_hold_one():
+    four = devices.PlannedDevice("v5e:2x2", devices.CHIPS["v5e"], tuple(jax.devices() * 4))
+    sharing = dataclasses.replace(four, shares_model=True)
+    assert (four.n_models, sharing.n_models) == (4, 1)
+    assert sharing.mesh(8) is None
+    # The fused kernel cannot be divided.
+    assert sharing.supported(TINY).attention_kernel == "xla"
+    assert four.supported(TINY).attention_kernel == "auto"
+    with pytest.raises(ValueError, match="--model-axis 1: expected 4, the devices of v5e:2x2"):
+        planning.plan_encode(audio_language.TINY["qwen2_audio"], four)
+    with pytest.raises(ValueError, match="--model-axis 2: expected 1, because h100 has 1 in all"):
+        planning.find_device("h100", 2)
 
 
 def test_as_many_devices_as_recordings_divide_them():

@@ -6,6 +6,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from audio_language import TINY
+from divided_weights import SHAPE
 from jax.sharding import PartitionSpec as P
 
 import jaxasr
@@ -27,6 +29,10 @@ CONFIG = jaxasr.SIZES["tiny"].replace(
     dtype="bfloat16",
     param_dtype="bfloat16",
 )
+
+
+# 8 devices hold one head of keys and as many hidden units and tokens each.
+LANGUAGE = TINY["qwen2_audio"].replace(dtype="bfloat16", param_dtype="bfloat16", **SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,42 @@ def test_an_exchange_is_counted(device):
 
     (program,) = ahead_of_time.record(run, jax.ShapeDtypeStruct((8, 128), jnp.float32))
     assert cost_of(program, device, 1, False).collectives == {"all-reduce": 1}
+
+
+@pytest.fixture(scope="module")
+def sharing():
+    return planning.find_device("v5e:2x4", model_axis=8)
+
+
+@pytest.mark.parametrize("kind", ["prefill", "step"])
+def test_chips_share_an_audio_language_model(sharing, kind):
+    plan = getattr(planning, f"plan_{kind}")(LANGUAGE, sharing, 2, n_tokens=5)
+    assert plan.fits
+    (program,) = plan.programs
+    # Two sums in each layer, in a loop over layers, and one of the embeddings. Chips never send
+    # each other weights.
+    assert program.collectives == {"all-reduce": 3}
+
+
+def test_chips_that_share_a_model_generate(sharing):
+    plan = planning.plan_generate(LANGUAGE, sharing, 2, n_tokens=5)
+    assert plan.fits
+    assert [program.name for program in plan.programs] == ["_encode", "generate_greedily_or_sample"]
+
+
+def test_chips_that_share_a_model_sweep(sharing):
+    plan = planning.plan_patch(LANGUAGE, sharing, "decoder.attn.z", ("layer", "head"), 1, 6)
+    assert plan.fits
+    kinds = {kind for program in plan.programs for kind in program.collectives}
+    assert kinds == {"all-reduce"}
+
+
+def test_chips_share_a_whisper(sharing):
+    plan = planning.plan_encode(CONFIG, sharing, 2)
+    assert plan.fits
+    assert plan.collectives > 0
+    whole = planning.plan_encode(CONFIG, planning.find_device("h100"), 2)
+    assert plan.flops == whole.flops / 8
 
 
 def double(x):
