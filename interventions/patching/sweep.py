@@ -100,14 +100,16 @@ def sweep(
             "resample": another example of `target` (see `resampled`).
         site: name of the patched site, in the encoder or the decoder.
         over: dimensions of the grid: "layer", "head", "position" (in the decoder), "time" (windows
-            of encoder frames) or "alpha" (strengths α in `(1-α)·x + α·source`). Each cell covers
-            all indices of a dimension that is left out.
+            of encoder frames; in a language model, windows of audio tokens, which must be at the
+            same positions in all rows) or "alpha" (strengths α in `(1-α)·x + α·source`). Each cell
+            covers all indices of a dimension that is left out.
         metric: a metric of the logits, such as `logit_diff(answer, foil)`.
         edit: an edit to place at every cell, instead of `source`. It must act on each position
             independently.
         window_s: seconds per window of "time".
         n_frames: number of 20 ms encoder frames that hold the recording. Later frames are padding
-            and are not patched. Default: all 30 s.
+            and are not patched. Default: all 30 s, or the frames or audio tokens that a run of an
+            audio language model has.
         alphas: strengths of "alpha".
         layers: layers to sweep. Default: all.
         heads: heads to sweep. Default: all.

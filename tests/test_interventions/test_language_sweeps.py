@@ -1,6 +1,6 @@
 """Every cell of a sweep of an audio language model equals a single patch of a plain pass."""
 
-import functools
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,30 +8,7 @@ import pytest
 import interventions as iv
 from interventions.patching import sources
 from jaxasr import sites
-from tests.audio_language import tiny_mel, tiny_model
-
-N_BEFORE, N_AFTER, SCORED_POSITION = 3, 5, -2  # text tokens before and after the audio
-LENGTHS = np.array([29, 30], np.int32)  # mel frames: both have 7 audio tokens in Qwen2-Audio
-METRIC = iv.logit_diff(3, 5, position=SCORED_POSITION)
-
-
-@functools.cache
-def model_of(family="qwen2_audio"):
-    """Returns a model whose four decoder layers let several follow an edited one."""
-    return tiny_model(family, n_text_layer=4)
-
-
-@functools.cache
-def runs_of(family="qwen2_audio"):
-    """Returns target and source, two recordings each."""
-    config = model_of(family).config
-    n_audio = 7 if family == "qwen2_audio" else config.n_audio_tokens
-    rng = np.random.default_rng(0)
-    before, after = (rng.integers(0, 90, (2, n)).astype(np.int32) for n in (N_BEFORE, N_AFTER))
-    audio = np.full((2, n_audio), config.audio_token, np.int32)
-    tokens = np.concatenate([before, audio, after], 1)
-    mels = tiny_mel(config, LENGTHS), 0.8 * tiny_mel(config, LENGTHS)[::-1]
-    return [iv.Run(mel=mel, tokens=tokens, lengths=LENGTHS) for mel in mels]
+from tests.language_runs import LENGTHS, METRIC, N_BEFORE, SCORED_POSITION, model_of, runs_of
 
 
 def patch_one_cell(site, cell, frames, family="qwen2_audio"):
@@ -122,3 +99,50 @@ def test_windows_of_audio_tokens_equal_single_patches(site):
 def test_voxtral_has_its_own_audio_tokens(site):
     """An audio token has 80 ms, and no frame is masked."""
     check_cells(site, ("layer", "time"), n_cells=3, family="voxtral", window_s=0.16)
+
+
+def test_patches_of_the_target_itself_keep_the_metric():
+    model, (target, _) = model_of(), runs_of()
+    options = dict(site="decoder.attn.z", over=("layer", "head", "time"), metric=METRIC)
+    swept = iv.sweep(model, target, target, **options, window_s=0.08)
+    baseline = np.broadcast_to(swept.baseline.values[:, None, None, None], swept.shape)
+    np.testing.assert_allclose(swept, baseline, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"site": "decoder.cross_attn.z"}, "site of a model of the family 'qwen2_audio'"),
+        ({"over": ("position", "time")}, "'position' and 'time' both select tokens"),
+        ({"n_frames": 16}, "n_frames: expected 2 to 14 frames at 'decoder.attn.z', got 16"),
+        ({"window_s": 0.01}, "window_s: expected at least one frame of 0.04 s"),
+    ],
+)
+def test_edits_that_would_never_act_are_refused(changes, message):
+    options = dict(site="decoder.attn.z", over=("layer", "time"), metric=METRIC) | changes
+    with pytest.raises(ValueError, match=message):
+        iv.plan_sweep(model_of(), *runs_of(), **options)
+
+
+def test_rows_must_have_as_much_audio_as_tokens():
+    target, source = runs_of()
+    options = dict(site="decoder.attn.z", over=("layer", "time"), metric=METRIC)
+    shorter = dataclasses.replace(target, lengths=np.array([29, 12], np.int32))
+    with pytest.raises(ValueError, match=r"target: tokens: expected the audio token .* 3 times"):
+        iv.plan_sweep(model_of(), shorter, source, **options)
+    tokens = target.tokens.copy()
+    tokens[1] = np.roll(tokens[1], 1)
+    moved = dataclasses.replace(target, tokens=tokens)
+    with pytest.raises(ValueError, match="'time' needs audio tokens at the same positions"):
+        iv.plan_sweep(model_of(), moved, source, **options)
+
+
+def test_windows_after_the_scored_position_or_in_the_last_layer_keep_the_baseline():
+    model, runs = model_of(), runs_of()
+    metric = iv.logit_diff(3, 5, position=N_BEFORE + 2)  # the third audio token
+    options = dict(site="decoder.resid_post", over=("layer", "time"), metric=metric)
+    swept = iv.sweep(model, *runs, **options, window_s=0.08)
+    changes = np.abs(swept - swept.baseline).max("example").values
+    assert (changes[:, 2:] == 0).all()
+    assert (changes[:3, :2] > 0).all()
+    np.testing.assert_array_equal(changes[3] > 0, [False, True, False, False])
