@@ -51,11 +51,11 @@ def plan_generate(
     config = check_shared(config, device)
     prompt = np.zeros((n_windows, _prompt_size(config)), np.int32)
     eot = end_of_text(config)
+    eot = config.n_vocab - 1 if eot is None else eot
 
     def run(model: Any, mel: Any, lengths: Any) -> None:
         prefix, _ = model.encode(mel, lengths=lengths)
-        options = {"eot": config.n_vocab - 1 if eot is None else eot}
-        generate(model, prefix, prompt, max_new_tokens=n_tokens, **options)
+        generate(model, prefix, prompt, max_new_tokens=n_tokens, eot=eot)
 
     work = Work(
         f"generate {n_tokens} tokens from {n_windows} windows",

@@ -52,7 +52,8 @@ def plan_patch(
     def run(model: Any, target: Run, source: Run) -> None:
         plan = plan_sweep(
             model,
-            *(r.replace(tokens=shape.tokens, lengths=shape.lengths) for r in (target, source)),
+            _with_values(target, shape),
+            _with_values(source, shape),
             site=site,
             over=over,
             metric=logit_diff(1, 0),
@@ -72,6 +73,11 @@ def plan_patch(
     with planning_for(device.target):  # its memory decides how cells are divided
         costs = [work.cost(program) for program in _count_calls(plan, found)]
         return work.made_from(_cell_flops(plan, costs, device), (str(plan),))
+
+
+def _with_values(run: Run, shape: Run) -> Run:
+    """Returns a traced run with the tokens and lengths of `shape`, which have values."""
+    return dataclasses.replace(run, tokens=shape.tokens, lengths=shape.lengths)
 
 
 def _dispatch_each_program(plan: Plan) -> None:
