@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from interventions.metrics import Metric
 from interventions.run import Run
 from interventions.scoring import needed_logits, scored_position, unembed_scored
-from jaxasr.cache import EncodedAudio
+from jaxasr.cache import EncodedAudio, Prefix
 from jaxasr.config import Config
 from jaxasr.fused_attention import Mask
 from jaxasr.inputs import check_audio_tokens
@@ -58,7 +58,7 @@ def memory_of_stream(
     if model.config.audio_language is None:
         return model.decoder.memory(xa)
     lengths = jnp.full(x.shape[0], model.config.n_mel_frames) if lengths is None else lengths
-    return model.decoder.memory(xa, lengths=count_frames(model.config, lengths)[1])
+    return Prefix(xa, jnp.asarray(count_frames(model.config, lengths)[1], jnp.int32))
 
 
 def mask_padding(config: Config, lengths: Int[Array, "B"] | None) -> Mask | None:
@@ -66,7 +66,7 @@ def mask_padding(config: Config, lengths: Int[Array, "B"] | None) -> Mask | None
     family = config.audio_language
     if lengths is None or family is None or not family.masks_frames:
         return None
-    return make_frame_mask(count_frames(config, lengths)[0], config.n_audio_ctx)
+    return make_frame_mask(jnp.asarray(count_frames(config, lengths)[0]), config.n_audio_ctx)
 
 
 def encode(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from experiments.analyses.patch_texts import patch_texts
 from experiments.progress import Progress
 from interventions.metrics import Metric
 from interventions.patching.grid import Grid
-from jaxasr import Memory, Recogniser, sites
+from jaxasr import Recogniser, sites
 from jaxasr.config import SIZES
 from jaxasr.meshes import make_mesh
 from jaxasr.processes import Process
@@ -206,7 +207,7 @@ def _choose_token(
     return _ScoredToken(target, question.source if source is None else source, answer, foil)
 
 
-def _context_ids(asr: Recogniser, memory: Memory, question: PatchQuestion) -> list[int]:
+def _context_ids(asr: Recogniser, memory: Any, question: PatchQuestion) -> list[int]:
     """Returns the ids of --text, or of the text that the model generates."""
     if question.text:
         return asr.tokenizer.encode(" " + question.text.strip())

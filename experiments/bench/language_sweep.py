@@ -173,6 +173,7 @@ def main(
     out: options.Out = None,
 ) -> None:
     """Measures sweeps of a random audio language model against hook loops over transformers."""
+    import jax.numpy as jnp
     from flax import nnx
 
     import interventions as iv
@@ -185,7 +186,7 @@ def main(
     mels = rng.normal(size=(2, 80, config.n_mel_frames)).astype(np.float32)
     text = rng.integers(0, 900, N_BEFORE + N_AFTER)
     tokens = np.array([*text[:N_BEFORE], *[config.audio_token] * n_audio, *text[N_BEFORE:]])
-    runs = [iv.Run(mel=mel[None], tokens=tokens[None].astype(np.int32)) for mel in mels]
+    runs = [iv.Run(mel=mel[None], tokens=jnp.asarray(tokens[None])) for mel in mels]
     target, source = (run.encode(model) for run in runs)
     metric, first = iv.logit_diff(ANSWER, FOIL), N_BEFORE + n_audio
     grids: dict[str, dict[str, Any]] = {

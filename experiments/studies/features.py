@@ -3,7 +3,8 @@
 Axes: M mel bins, L layers, D model width, P pools (positions, or means over positions).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -33,7 +34,7 @@ def encoder_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Arrays:
     return encode_with_features(asr, audio)[1]
 
 
-def encode_with_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> tuple[Memory, Arrays]:
+def encode_with_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> tuple[Any, Arrays]:
     """Returns the memory for the decoder, and the features of `encoder_features`, by one pass."""
     audio = audio[: asr.config.n_samples]  # all of it, unless the window is shorter than 30 s
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
@@ -117,7 +118,7 @@ def _boundary_states(
 
 
 def _stack_layers(
-    acts: dict[str, np.ndarray], embedding_site: str, layer_site: str
+    acts: Mapping[str, Any], embedding_site: str, layer_site: str
 ) -> Float[np.ndarray, "P L+1 D"]:
     """Joins the pooled embedding [1, P, D] and layer outputs [L, 1, P, D] of a single row."""
     embedding, layers = np.asarray(acts[embedding_site])[0], np.asarray(acts[layer_site])[:, 0]

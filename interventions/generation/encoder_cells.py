@@ -211,10 +211,10 @@ def _encode_cells(
 ) -> Memory:
     """Encodes K cells of R recordings. The arrays of the result begin with [R, K, 1]."""
 
-    def encode_row(inputs: RowInputs) -> Memory:
+    def encode_row(inputs: RowInputs) -> Any:
         mel, residuals, value = inputs
 
-        def encode_cell(edits: Edits) -> Memory:
+        def encode_cell(edits: Edits) -> Any:
             if site is None or residuals is None:
                 assert mel is not None
                 return model.encode(mel, edits)[0]

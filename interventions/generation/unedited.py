@@ -31,7 +31,7 @@ def encode_recordings(model: Whisper, mel: Mel, mesh: Mesh | None) -> Memory:
     chunks = RowChunks.of(len(mel), rows_that_fit(encoder_bytes(model.config)), mesh)
     model = place_parameters(model, mesh)
 
-    def encode(rows: Rows) -> Memory:
+    def encode(rows: Rows) -> Any:
         # The encoder reads no tokens.
         run = Run(tokens=jnp.zeros((len(rows), 1), jnp.int32), mel=jnp.asarray(mel[rows]))
         return encode_rows(model, run, mesh)[0].encoded_memory

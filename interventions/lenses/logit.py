@@ -53,7 +53,7 @@ def logit_lens(
     run: Run,
     top_k: int = 5,
     *,
-    final: Int[Array, "B T"] | None = None,
+    final: Int[Array | np.ndarray, "B T"] | None = None,
     edits: Edits | None = None,
     rules: Rules | None = None,
     prompt_len: int | None = None,

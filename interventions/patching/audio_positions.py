@@ -1,5 +1,6 @@
 """Finds the audio among the tokens of an audio language model."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -35,7 +36,7 @@ def check_audio_of_run(config: Config, run: Run, name: str) -> None:
     memory = run.memory
     if memory is None:
         assert run.mel is not None  # a run has one of the two
-        memory = Prefix(run.mel, count_frames(config, _lengths(config, run))[1])
+        memory = Prefix(run.mel, jnp.asarray(count_frames(config, _lengths(config, run))[1]))
     try:
         check_audio_tokens(config, tokens, positions, memory)
     except ValueError as error:

@@ -76,18 +76,18 @@ class PackedRows:
         edited = np.concatenate([column.edited for column in columns])
         is_edited = np.concatenate([np.isin(column.rows, column.edited) for column in columns])
         edited_rows, edited_padding = np.flatnonzero(is_edited), (0, n_edited - len(edited))
-        columns = [column.rows for column in columns]
-        sizes = np.array([len(column) for column in columns])
+        rows_of_columns = [column.rows for column in columns]
+        sizes = np.array([len(rows) for rows in rows_of_columns])
         row_padding, column_padding = (0, n_rows - sizes.sum()), (0, n_columns - len(columns))
         last_rows = sizes.cumsum() - 1
-        positions = np.pad(np.concatenate(columns), row_padding).astype(np.int32)
+        positions = np.pad(np.concatenate(rows_of_columns), row_padding).astype(np.int32)
         column_of_row = np.repeat(np.arange(len(columns)), sizes)
         # -1 marks padding rows.
         column_of_row = np.pad(column_of_row, row_padding, constant_values=-1)
         is_real = (column_of_row >= 0)[:, None]
         stored = np.arange(n_stored, dtype=np.int32)
         # Whether the column of each row computes each stored position.
-        is_computed = np.array([np.isin(stored, column) for column in columns])[column_of_row]
+        is_computed = np.array([np.isin(stored, rows) for rows in rows_of_columns])[column_of_row]
         attends_stored = (stored <= positions[:, None]) & ~is_computed & is_real
         is_same_column = column_of_row[:, None] == column_of_row
         attends_rows = is_same_column & (positions <= positions[:, None]) & is_real

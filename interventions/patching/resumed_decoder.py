@@ -202,10 +202,11 @@ class ResumedDecoder:
         mask = jnp.broadcast_to(mask, (len(x), 1, *mask.shape))
         keys = jnp.broadcast_to(self.rows.key_positions, (len(x), mask.shape[-1]))
         x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
+        k, v = audio
         # All cells and rows attend to the same audio, so they form one row of the batch.
         flat = x.reshape(1, -1, x.shape[-1])
         flat = flat + cross_attention(
-            block.cross_attn, block.cross_attn_ln(flat), *audio, tap.within("cross_attn")
+            block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn")
         )
         return (flat + block.mlp(block.mlp_ln(flat), tap.within("mlp"))).reshape(x.shape)
 

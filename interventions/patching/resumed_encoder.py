@@ -3,6 +3,8 @@
 JAX traces every function of this module.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -69,7 +71,9 @@ def _memory_from(
     x = jax.lax.fori_loop(first_layer, model.config.n_audio_layer, run_layer, x)
     # Sites after the layers have no layer axis, so their tap has no layer: -1.
     xa = model.encoder.to_output(x, Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions))
-    options = {} if lengths is None else {"lengths": count_frames(model.config, lengths)[1]}
+    options: dict[str, Any] = (
+        {} if lengths is None else {"lengths": count_frames(model.config, lengths)[1]}
+    )
     return model.decoder.memory(xa, unstacked=True, **options).stacked()
 
 

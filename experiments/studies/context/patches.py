@@ -21,7 +21,7 @@ from interventions.edits.base import EditBase
 from interventions.patching.resumed_encoder import RESIDUAL_SITES, resumed_memory
 from interventions.patching.sources import encoder_activations
 from jaxasr import Recogniser, compiled, pytrees
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio, Memory
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import NOTHING, At, Edits, select
 
@@ -189,7 +189,7 @@ def _edits(
     return {site: edit(site) for site in sites}
 
 
-def _score(model: Whisper, spoken: Spoken, memory: Memory, edits: Edits) -> Float[Array, "3"]:
+def _score(model: Whisper, spoken: Spoken, memory: EncodedAudio, edits: Edits) -> Float[Array, "3"]:
     positions = jnp.arange(spoken.tokens.shape[1], dtype=jnp.int32)[None]
     x = model.decoder.residual(spoken.tokens, positions, memory, edits, NOTHING)[0]
     # Later positions are padding, which the scored position does not attend to.

@@ -132,7 +132,7 @@ def generate_ids(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> list[
     """
     prompt = prompt_of(asr, clip)
     [ids] = asr.generate(_encode(asr, clip), prompt, max_new_tokens=max_new_tokens).ids
-    return ids
+    return list(ids)
 
 
 def mining_cache(asr: Recogniser, cache: ItemCache) -> ItemCache:
