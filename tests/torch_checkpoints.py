@@ -1,6 +1,5 @@
 """Writes tiny files of `torch.save`, opcode by opcode, without torch."""
 
-import dataclasses
 import struct
 import zipfile
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from tiny_tensors import TINY
 
 from jaxasr.config import Config
+from jaxasr.weights.openai import DIMENSIONS
 
 # torch's name of the storage, per dtype.
 _STORAGES = {
@@ -68,7 +68,7 @@ def pickle_tensor(
 
 
 def pickle_checkpoint(state: dict[str, bytes], config: Config = TINY) -> bytes:
-    dims = {k: pickle_int(v) for k, v in dataclasses.asdict(config).items() if k.startswith("n_")}
+    dims = {name: pickle_int(getattr(config, name)) for name in DIMENSIONS}
     return (
         b"\x80\x02"
         + pickle_dict({"dims": pickle_dict(dims), "model_state_dict": pickle_dict(state)})

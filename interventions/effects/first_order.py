@@ -164,8 +164,9 @@ def attribution(
 
 
 def _check_arguments(target: Run, source: Run | str, metric: Metric, over: Sequence[str]) -> None:
-    if target.positions is not None:
-        raise ValueError("target: expected rows of equal length, got padded rows.")
+    for name, run in (("target", target), ("source", source)):
+        if isinstance(run, Run) and run.positions is not None:
+            raise ValueError(f"{name}: expected rows of equal length, got padded rows.")
     check_source(source)
     if isinstance(source, Run) and jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(

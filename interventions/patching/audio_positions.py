@@ -9,6 +9,7 @@ from jaxasr.cache import Prefix
 from jaxasr.config import Config
 from jaxasr.inputs import check_audio_tokens
 from jaxasr.language.encoder import count_frames
+from jaxasr.language.model import check_lengths
 from jaxasr.sites import SiteSpec
 
 
@@ -77,5 +78,7 @@ def count_swept_frames(
 
 def _lengths(config: Config, run: Run) -> Int[np.ndarray, "B"]:
     """Returns the mel frames of each row before its padding."""
-    whole = np.full(run.batch, config.n_mel_frames, np.int32)
-    return whole if run.lengths is None else np.asarray(run.lengths)
+    if run.lengths is None or run.mel is None:
+        whole = np.full(run.batch, config.n_mel_frames, np.int32)
+        return whole if run.lengths is None else np.asarray(run.lengths)
+    return np.asarray(check_lengths(config, run.mel, run.lengths))

@@ -148,11 +148,12 @@ def plan_sweep(
 def _check_runs(
     model: SpeechModel, target: Run, source: Run | str | None, edit: Edit | None
 ) -> None:
-    if target.positions is not None:
-        raise ValueError(
-            "target: expected rows of equal length, got padded ones. "
-            "Sweep the rows of each length separately."
-        )
+    for name, run in (("target", target), ("source", source)):
+        if isinstance(run, Run) and run.positions is not None:
+            raise ValueError(
+                f"{name}: expected rows of equal length, got padded ones. "
+                "Sweep the rows of each length separately."
+            )
     if (source is None) == (edit is None):
         given = "none" if source is None else "both"
         raise ValueError(f"source, edit: expected one of the two, got {given}.")

@@ -82,12 +82,12 @@ class AudioLanguageModel(SpeechModel):
         del unstacked
         mel = check_mel(self.config, mel)
         taps = check_taps(self.config, "encoder", edits, readout, mel.shape[0], 0)
-        n_frames, n_tokens = count_frames(self.config, _check_lengths(self.config, mel, lengths))
+        n_frames, n_tokens = count_frames(self.config, check_lengths(self.config, mel, lengths))
         # Without padding, attention needs no mask.
         n_frames = None if lengths is None else n_frames
         return compiled.call(_encode, self, mel, n_frames, n_tokens, taps, unroll=unroll)
 
-    def memory(self, xa: Float[Array, "B A D"], lengths: Lengths | None = None) -> Prefix:
+    def memory(self, xa: Float[Array, "B A D"], lengths: Any = None) -> Prefix:
         """Returns projected audio as the prefix that the decoder reads.
 
         Args:
@@ -99,12 +99,26 @@ class AudioLanguageModel(SpeechModel):
             silent = audio_lm.memory(0 * prefix.xa, prefix.lengths)
             ```
         """
+        n_rows, n_tokens = jnp.shape(xa)[:2]
         lengths = None if lengths is None else jnp.asarray(lengths)
+        if lengths is not None and (
+            lengths.shape != (n_rows,)
+            or not jnp.issubdtype(lengths.dtype, jnp.integer)
+            or (not is_traced(lengths) and not all(0 <= n <= n_tokens for n in lengths))
+        ):
+            raise ValueError(
+                f"lengths: expected one integer from 0 to {n_tokens} audio tokens for each of "
+                f"{n_rows} rows, got {lengths}."
+            )
         return self.decoder.memory(jnp.asarray(xa, self.config.dtype), lengths=lengths)
 
 
-def _check_lengths(config: Config, mel: Mel, lengths: Any) -> Lengths:
-    """Returns int32 [B]; `lengths` None stands for rows without padding."""
+def check_lengths(config: Config, mel: Mel, lengths: Any) -> Lengths:
+    """Returns int32 [B]; `lengths` None stands for rows without padding.
+
+    Raises:
+        ValueError: another number of rows, no integers, or lengths that no row of `mel` can have.
+    """
     n_rows, n_frames = mel.shape[0], mel.shape[-1]
     if lengths is None:
         return np.full(n_rows, n_frames, np.int32)

@@ -80,7 +80,8 @@ def transcribe_windows(
             max_new_tokens=options.max_new_tokens,
             edits=edits,
         )
-        stated = stated or _find_language(asr, out.ids[0])
+        languages = (_find_language(asr, ids) for ids in out.ids)
+        stated = stated or next(filter(None, languages), None)
         for row, (start, window) in enumerate(zip(batch, windows)):
             seconds = start / SAMPLE_RATE, (start + len(window)) / SAMPLE_RATE
             segment = _make_segment(out, row, *seconds)

@@ -1,5 +1,6 @@
 """Reads OpenAI's `.pt` files, in which `torch.save` wrote the dimensions and a state dict."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from jaxasr.weights.checkpoint import (
 )
 from jaxasr.weights.errors import file_error
 
-# Names of the dimensions, which are fields of `Config`.
-_DIMENSIONS = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
+# Names of the dimensions, which are fields of `Config`. Those with a default are of other families.
+DIMENSIONS = tuple(
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.name.startswith("n_") and field.default is dataclasses.MISSING
+)
 _RESAVE_REMEDY = (
     "Save it again with torch.save({'dims': ..., 'model_state_dict': ...}, path), as "
     "openai/whisper does."
@@ -29,12 +34,12 @@ def _split_content(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, An
     if type(dims) is not dict or type(state) is not dict:
         expected = "a dictionary of 'dims' and 'model_state_dict'"
         raise file_error(path, expected, type(value).__name__, _RESAVE_REMEDY)
-    missing = [key for key in _DIMENSIONS if key not in dims]
+    missing = [key for key in DIMENSIONS if key not in dims]
     if missing:
         raise file_error(
-            path, f"dims {', '.join(_DIMENSIONS)}", f"none of {', '.join(missing)}", _RESAVE_REMEDY
+            path, f"dims {', '.join(DIMENSIONS)}", f"none of {', '.join(missing)}", _RESAVE_REMEDY
         )
-    return {key: dims[key] for key in _DIMENSIONS}, state
+    return {key: dims[key] for key in DIMENSIONS}, state
 
 
 def read(path: Path, name: str) -> Checkpoint:
