@@ -12,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, published_heads
 from jaxasr.config import SIZES
+from jaxasr.language.sizes import RELEASED
 from jaxasr.weights import WeightsError, files, hub, packaged, read_checkpoint
 
 
@@ -136,7 +137,7 @@ def test_without_package_and_network_the_error_names_the_remedy(monkeypatch):
 def test_every_size_has_a_repository(downloads):
     for size in SIZES:
         assert hub.REPOSITORIES[size].split("/")[0] in ("openai", "distil-whisper")
-    assert set(hub.REPOSITORIES) == set(SIZES)
+    assert set(hub.REPOSITORIES) == set(SIZES) | set(RELEASED)
     for name, repository in (
         ("large-v1", "openai/whisper-large"),
         ("turbo", "openai/whisper-large-v3-turbo"),
