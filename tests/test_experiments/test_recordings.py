@@ -6,13 +6,15 @@ from typing import Any, cast
 
 import pytest
 
+import jaxasr
 from experiments.data.corpora import Corpus, Utterance, open_corpus
 from experiments.studies import recordings
 from experiments.studies.selection import set_of
 from interventions.generation.transcripts import errors
 
 # A stand-in for a model whose tokens are words.
-ASR = cast(Any, SimpleNamespace(tokenizer=SimpleNamespace(is_multilingual=False, encode=str.split)))
+TOKENIZER = SimpleNamespace(is_multilingual=False, encode=str.split)
+ASR = cast(Any, SimpleNamespace(tokenizer=TOKENIZER, config=jaxasr.SIZES["tiny.en"]))
 SENTENCE = "the ship sailed on at noon"
 
 
