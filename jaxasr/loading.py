@@ -20,7 +20,7 @@ def load(
     param_dtype: str | None = None,
     precision: str | None = None,
     attention_kernel: str = "auto",
-) -> Any:
+) -> Recogniser:
     """Loads a recogniser. `config.json` decides to which family of models it belongs.
 
     Args:
@@ -66,7 +66,9 @@ def load(
         return Recogniser(cast(Whisper, model), tokenizer, checkpoint)
     tokenizer = LanguageTokenizer.from_file(path, config)
     model = assemble(checkpoint, attention_kernel=attention_kernel, **formats)
-    return PromptedRecogniser(cast(AudioLanguageModel, model), tokenizer, checkpoint)
+    # The declared type is that of most models. For `ask`, cast the result to PromptedRecogniser.
+    prompted = PromptedRecogniser(cast(AudioLanguageModel, model), tokenizer, checkpoint)
+    return cast(Recogniser, prompted)
 
 
 def _number_formats(
