@@ -158,6 +158,17 @@ def of_controls(listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:
     )
 
 
+def of_places(listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:
+    """Marks single places at the strengths at which random moves are tried too, and no patch."""
+    random = {patch.alpha for patch in listed if patch.unit == "place" and patch.kind == "random"}
+    return np.array(
+        [
+            patch.unit == "none" or (patch.unit == "place" and patch.alpha in random)
+            for patch in listed
+        ]
+    )
+
+
 def window_masks(
     word_s: tuple[float, float] | None, n_samples: int, n_audio_ctx: int
 ) -> Bool[np.ndarray, "W S"]:
