@@ -47,7 +47,7 @@ CLAIMS = {
     "predicts": Claim(
         "The state at the end of the text distinguishes the worst transcripts from faultless ones",
         "93.4 % (LibriSpeech) and 88.1 % (Common Voice) at layer 22 of 32",
-        "balanced accuracy at depth 0.66 to 0.78 on unseen speakers",
+        "balanced accuracy at depth 0.66 to 0.78 on held-out speakers",
         null=0.5,
         paper_value=0.934,
         unit="%",
