@@ -254,7 +254,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "all": {"per_class": 2000, "recordings": 700, "snr_db": (10, 5, 0)},
+        "all": {"per_class": 2000, "recordings": 500, "snr_db": (5, 0)},
         "here": {"recordings": 120, "snr_db": (5, 0)},
         "builtin": {"recordings": 40, "least_words": 1, "snr_db": (5, 0)},
         "quick": {"recordings": 60, "snr_db": (5,)},
