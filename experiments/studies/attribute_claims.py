@@ -20,7 +20,7 @@ EMBEDDING, SPECTRUM = "embedding", "mel"
 _FLOOR = "a probe of the encoder's input after the convolutions"
 _LEAST_GAIN = 0.05  # smallest difference of accuracies worth having
 # Descriptions of the tests.
-_UPPER = "balanced accuracy at depth 0.69 to 0.91 on unseen {}"
+_UPPER = "balanced accuracy at depth 0.69 to 0.91 on held-out {}"
 _MINUS_SHALLOW = "balanced accuracy at depth 0.69 to 0.91, minus that below depth 0.35"
 _MINUS_SPECTRUM = (
     "balanced accuracy at depth 0.69 to 0.91, minus that of a probe of the mean log-mel spectrum"
@@ -55,7 +55,7 @@ CLAIMS = {
         floor=_FLOOR,
     ),
     "gender_rises": _gain(
-        "Gender is clearest in the upper layers, not in the shallow ones",
+        "Upper layers predict gender better than shallow layers do",
         _MINUS_SHALLOW,
         "weaker in shallow layers",
         family="primary",
@@ -77,13 +77,13 @@ CLAIMS = {
         floor=_FLOOR,
     ),
     "accent_rises": _gain(
-        "The accent is clearest in the upper layers, not in the shallow ones",
+        "Upper layers predict the accent better than shallow layers do",
         _MINUS_SHALLOW,
         "weaker in shallow layers",
         family="primary",
     ),
     "condition_upper": Claim(
-        "A probe of the upper layers distinguishes LibriSpeech clean from other",
+        "A probe of the upper layers distinguishes LibriSpeech's subsets clean and other",
         "90.0 % at layer 27",
         _UPPER.format("speakers"),
         null=0.5,
@@ -104,7 +104,7 @@ CLAIMS = {
         floor=_FLOOR,
     ),
     "noise_rises": _gain(
-        "Added noise is clearest in the upper layers, not in the shallow ones",
+        "Upper layers detect added noise better than shallow layers do",
         _MINUS_SHALLOW,
         units="noises",
     ),
@@ -127,7 +127,7 @@ CLAIMS = {
         units="speakers",
     ),
 }
-_QWEN_MISSING = "Qwen2-Audio cannot be loaded, and Whisper does not answer questions"
+_QWEN_MISSING = "Whisper does not answer questions; run E1 on an audio language model"
 
 
 def judge_claims(arrays: xr.Dataset, config: ProbingSettings) -> dict[str, Finding]:

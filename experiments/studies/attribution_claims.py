@@ -46,7 +46,7 @@ CLAIMS = {
         least=0.05,
     ),
     "any_corruption": _claim(
-        "Estimates rank cells as well if another speaker is the corruption as with white noise",
+        "Estimates rank cells as well with another speaker as the corruption as with white noise",
         "not asked",
         "per recording, mean rank correlation over sites with another speaker, minus that with "
         "white noise; at most 0.05 lower",

@@ -18,7 +18,7 @@ from experiments.studies.probing_analysis import (
 # Ranges of relative depth: the paper's last layers, and its layers 18 to 21 of 32.
 TOP_DEPTHS, MIDDLE_DEPTHS = (0.9, 1), (0.56, 0.69)
 # Description of the first test. The other tests subtract a second accuracy from this accuracy.
-_TOP_ACCURACY = "accuracy on unseen words at depth 0.9 to 1, mean over pairs"
+_TOP_ACCURACY = "accuracy on held-out words at depth 0.9 to 1, mean over pairs"
 PHONEMES, SPELLING = "phonemes", "token embedding"
 
 

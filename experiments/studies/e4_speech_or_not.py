@@ -40,7 +40,7 @@ CLAIMS = {
         "The state at the end of the text distinguishes speech from sounds that were transcribed "
         "as speech and have a small no-speech probability",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
-        "balanced accuracy at depth 0.33 to 0.91 on unseen recordings and speakers",
+        "balanced accuracy at depth 0.33 to 0.91 on held-out recordings and speakers",
         null=0.5,
         paper_value=0.992,
         floor=_FLOOR,
@@ -64,15 +64,16 @@ CLAIMS = {
         floor=_FLOOR,
     ),
     "beyond_reported": _claim(
-        "The state at the end of the text is more informative than the no-speech probability and "
-        "the log-probability",
+        "The state at the end of the text distinguishes speech from such sounds better than the "
+        "no-speech probability and the log-probability do",
         "not asked",
         "balanced accuracy at depth 0.33 to 0.91, minus that of a probe of these two numbers",
         least=0.05,
         family=SECONDARY,
     ),
     "beyond_sound": _claim(
-        "The state at the end of the text is more informative than the mean spectrum",
+        "The state at the end of the text distinguishes speech from such sounds better than the "
+        "mean spectrum does",
         "not asked",
         "balanced accuracy at depth 0.33 to 0.91, minus that of a probe of the mean log-mel "
         "spectrum",

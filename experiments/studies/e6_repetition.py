@@ -220,7 +220,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "all": {"n_loops": 48, "tries": 4000, "n_clean": 120, "max_new_tokens": 56},
+        "all": {"n_loops": 60, "tries": 4000, "n_clean": 120, "max_new_tokens": 56},
         "here": {"n_loops": 12, "tries": 60, "n_clean": 8, "n_mean": 4, "max_new_tokens": 56},
         "builtin": {"n_loops": 12, "tries": 40, "n_clean": 8, "n_mean": 4, "max_new_tokens": 56},
         "quick": {

@@ -25,20 +25,21 @@ Row = Mapping[str, Any]  # a finding as in `result.json`
 SIGNS = {SUPPORTED: "●", WEAKER: "◐", CONTRADICTED: "◆", UNDECIDED: "○", UNTESTABLE: "×"}
 # What each verdict says about the 95 % interval of our estimate.
 MEANINGS = {
-    SUPPORTED: "The interval lies beyond the null and is not short of the paper's number. Where "
-    "the paper has no number, the estimate reaches the least effect.",
-    WEAKER: "The interval lies beyond the null, but is short of that.",
+    SUPPORTED: "The interval lies beyond the null and reaches the paper's number. Where the paper "
+    "has no number, the estimate reaches the least effect.",
+    WEAKER: "The interval lies beyond the null, but does not reach the paper's number. Where the "
+    "paper has no number, the estimate does not reach the least effect.",
     CONTRADICTED: "The interval does not lie beyond the null, and excludes the least effect.",
     UNDECIDED: "The interval contains the null and the least effect, or p is above 0.05 after "
-    "adjustment for the other claims of the study. The row gives the smallest true value that as "
-    "many units would detect in four runs of five.",
+    "adjustment for the other claims of the study. The row gives the smallest true value that the "
+    "same number of units would detect in four runs of five.",
     UNTESTABLE: "There are no data for the claim, or too few.",
 }
 LEGEND = (
     "Each claim states its null, its least effect (the smallest one worth having) and its test "
     "before the run. Intervals of counts are exact. All others are bootstraps of speakers, "
-    "sentences or sources. ° marks an estimate that is no better than a baseline, which is named "
-    f"next to it. A row with fewer than {FEW_UNITS} independent units says so."
+    "sentences or sources. ° marks an estimate that is no better than a baseline, and the row "
+    f"names the baseline. A note marks rows with fewer than {FEW_UNITS} independent units."
 )
 _MAX_DECIMALS = 4
 

@@ -18,11 +18,14 @@ def fill(template: str, published: Published) -> str:
     | `{E6.tiny.en.numbers.mined}` | a number of `result.json`; further keys follow after dots |
     | `{E6.tiny.en}` | command, seed, commit and time of the run |
 
-    If a run is missing, the text of its placeholders is "not yet run".
+    The text is "not yet run" if the run is missing.
 
     Args:
         template: Markdown.
         published: the results.
+
+    Returns:
+        Markdown without placeholders.
 
     Raises:
         ValueError: a study, model, claim or number is unknown.
@@ -44,7 +47,7 @@ def _text(placeholder: str, published: Published) -> str:
         )
     result = published.results.get(name, {}).get(model)
     if result is None:
-        return "not yet run"
+        return "not yet run" if keys else f"{model}: not yet run"
     if not keys:
         return run_line(model, result)
     if keys[0] == "numbers":

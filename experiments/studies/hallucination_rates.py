@@ -24,7 +24,7 @@ def _edit_claims(name: str, title: str) -> dict[str, Claim]:
     """Makes the claims that an edit prevents hallucinations, and that it spares clean speech."""
     return {
         f"{name}_fewer": Claim(
-            f"{title.capitalize()}: fewer recordings without speech get words",
+            f"Fewer recordings without speech get words under the edit: {title}",
             _CALM_WHISPER if name == "mask" else "not asked",
             "share of held-out recordings without speech that get words without the edit, minus "
             "the share with it; before any filter",
@@ -35,10 +35,9 @@ def _edit_claims(name: str, title: str) -> dict[str, Claim]:
             floor="Whisper's filter without an edit: the share of texts that it rejects",
         ),
         f"{name}_cheap": Claim(
-            f"{title.capitalize()}: clean speech is transcribed as well as before",
+            f"Clean speech is transcribed as well as before under the edit: {title}",
             "not asked",
-            "change of the word error rate of held-out clean recordings, below 2 %; both error "
-            "rates are clipped at 1",
+            "change of the word error rate of held-out clean recordings; rates above 1 count as 1",
             null=MARGIN,
             least=MARGIN,
             side="below",

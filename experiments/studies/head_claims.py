@@ -16,13 +16,12 @@ from experiments.studies.loop_verdicts import mean_cost
 
 # Descriptions of the tests.
 _CHOSEN_TEST = (
-    "{}; the head was chosen on the sources of one half of the recordings, and the number is that "
-    "of the other half"
+    "{}; one half of the sources chooses the head, and the number is that of the other half"
 )
 _LEAST_RELIABILITY = 0.3  # of the effects of heads, below which nothing can be correlated
 _COST: dict[str, Any] = {
-    "test": "change of the word error rate of clean speech without that head; both error rates are "
-    "limited to 1",
+    "test": "change of the word error rate of clean speech without that head; rates above 1 count "
+    "as 1",
     "null": 0.02,
     "side": "below",
     "least": 0.02,
@@ -38,7 +37,7 @@ _REASONS = {
 }
 CLAIMS = {
     "silences": Claim(
-        "Ablating one head prevents the words on recordings without speech",
+        "Ablating one head prevents words on recordings without speech",
         "not asked; Calm-Whisper (arXiv 2505.12969): 3 of 20 self-attention head indices account "
         "for over 75 % of such hallucinations",
         _CHOSEN_TEST.format(

@@ -36,10 +36,11 @@ CLAIMS = {
         least=0.75,
     ),
     "ungrounded_between": _claim(
-        "Texts of layers at depth 0.62 to 0.84 are fluent but ungrounded (not about the recording)",
+        "Some texts of layers at depth 0.62 to 0.84 are fluent but ungrounded (not about the "
+        "recording)",
         "layers 20 to 27 of 32: occasionally fluent, ungrounded completions",
-        "share of recordings with an ungrounded text at depth 0.62 to 0.84; more than one in "
-        "twenty counts as occasionally",
+        "share of recordings with an ungrounded text at depth 0.62 to 0.84; the null is the "
+        "paper's occasionally, taken as one in twenty",
         null=0.05,
         least=0.1,
     ),
@@ -53,8 +54,8 @@ CLAIMS = {
     "right_at_the_top": _claim(
         "The transcript appears only in the last layer",
         "layers 31 and 32 of 32: the fluent, right transcript",
-        "per recording, how far the word error rate against the final text (at most 1) falls in "
-        "the last layer, minus its mean fall in the other layers",
+        "per recording, fall of the word error rate (at most 1, against the final text) in the "
+        "last layer, minus its mean fall per other layer",
         least=0.5,
         floor="a lens that fails in all other layers, because the error of the last layer is 0 by "
         "definition",

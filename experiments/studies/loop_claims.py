@@ -19,18 +19,18 @@ _PARTS_TEST = (
     "that share for self-attention and MLP; layers that cannot act are left out"
 )
 _CHOSEN_TEST = (
-    "share of loops that the {} resolves under white noise; it was chosen on the sources of one "
-    "half of the loops, and the share is that of the other half"
+    "share of loops that the {} resolves under white noise; one half of the sources chooses it, "
+    "and the share is that of the other half"
 )
 _OTHERS_TEST = (
-    "in the half of the loops that did not choose the {}: share that it resolves under white "
-    "noise, minus the mean share of the other {} that can act"
+    "share of loops that the chosen {} resolves under white noise, minus the mean share of the "
+    "other {} that can act; on the half of the sources that did not choose it"
 )
 _COST_TEST = (
-    "change of the word error rate of clean speech when white noise replaces the chosen {}; both "
-    "rates are limited to 1"
+    "change of the word error rate of clean speech when white noise replaces the output of the "
+    "chosen {}; rates above 1 count as 1"
 )
-_RANDOM_FLOOR = "equal moves in random directions"
+_RANDOM_FLOOR = "equally long moves in random directions"
 CLAIMS = {
     "noise_parts": Claim(
         "White noise in cross-attention resolves more loops than in self-attention or the MLP",
@@ -48,7 +48,7 @@ CLAIMS = {
         **_LOOPS,
     ),
     "any_layer": Claim(
-        "Counting any layer, cross-attention resolves more loops than self-attention or the MLP",
+        "Cross-attention of any layer resolves more loops than self-attention or the MLP of any",
         "layers 18 and 23 together resolve 89 %, self-attention and MLP none",
         "per loop, 1 if white noise in the cross-attention of any layer resolves it, else 0; minus "
         "the mean of the same numbers for self-attention and MLP",
@@ -99,14 +99,15 @@ CLAIMS = {
         **_LOOPS,
     ),
     "mean_parts": Claim(
-        "Mean ablation of cross-attention resolves more loops than of self-attention or the MLP",
+        "Mean ablation resolves more loops in cross-attention than in self-attention or the MLP",
         "not asked",
         _PARTS_TEST.format("its mean over clean speech replaces its output"),
         least=0.1,
         **_OURS,
     ),
     "beyond_random": Claim(
-        "White noise in cross-attention resolves more loops than equal moves in random directions",
+        "White noise in cross-attention resolves more loops than equally long moves in random "
+        "directions",
         "not asked",
         "per loop, share of the cross-attention layers that resolve it under white noise, minus "
         "the share under equally long moves in random directions, the mean of three seeds",
@@ -114,28 +115,31 @@ CLAIMS = {
         **_OURS,
     ),
     "head_beyond_random": Claim(
-        "White noise in the chosen head resolves more loops than equal moves in random directions",
+        "White noise in the chosen head resolves more loops than equally long moves in random "
+        "directions",
         "not asked",
-        "in the half of the loops that did not choose the head: share that it resolves under white "
-        "noise, minus the share under equally long moves in random directions",
+        "share of loops that the chosen head resolves under white noise, minus the share under "
+        "equally long moves in random directions; on the half of the sources that did not choose "
+        "it",
         least=0.2,
         **_OURS,
     ),
     "sticky_head": Claim(
         "One head resolves most sticky loops",
         "not asked; 78.1 % of all loops",
-        "share of sticky loops that the chosen head resolves under white noise, in the half that "
-        "did not choose it; a sticky loop survives both paddings, noise at 30 dB, and timestamps",
+        "share of sticky loops that the chosen head resolves under white noise, on the half of the "
+        "sources that did not choose it; a sticky loop survives both paddings, noise at 30 dB, and "
+        "timestamps",
         null=0.5,
         least=0.65,
         **_OURS,
     ),
     "types_differ": Claim(
-        "Self-attention heads stop loops that copy tokens more often than other loops",
+        "Self-attention heads resolve loops that copy tokens more often than other loops",
         "not asked",
-        "share of the self-attention heads minus share of the cross-attention heads that resolve a "
-        "loop under white noise: mean of loops whose self-attention copies tokens, minus mean of "
-        "other loops",
+        "per loop, share of self-attention heads that resolve it under white noise, minus that "
+        "share of cross-attention heads; the mean over loops whose self-attention copies tokens, "
+        "minus the mean over other loops",
         least=0.1,
         **_OURS,
     ),

@@ -145,11 +145,12 @@ def outdated(study: Study, result: Result) -> str:
     """Returns why a result does not belong to the current claims; "" if it does.
 
     Example:
-        >>> outdated(registry.study("E7"), {"findings": {"gone": {"verdict": "replicates"}}})
-        'it was written by an earlier version, which had other verdicts; run the study again'
+        >>> result = {"findings": {"gone": {"verdict": "replicates"}}}
+        >>> outdated(registry.study("E7"), result).partition(";")[0]
+        'the result was written by an earlier version, which had other verdicts'
     """
     if reason := outdated_format(result):
-        return f"it was {reason}"
+        return f"the result was {reason}"
     if result.get("version") != study.version:
         return f"version {result.get('version')} of its run has been replaced by {study.version}"
     if changed := result["findings"].keys() ^ study.claims.keys():

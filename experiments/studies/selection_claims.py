@@ -21,8 +21,8 @@ CLAIMS = {
         "The final token becomes probable only in late layers",
         "low until about layer 20 of 32, then a steep rise; nearly 1 in the last three layers",
         "per recording, mean probability of the final token at depth 0.9 to 1, minus that at depth "
-        "0 to 0.62. The null exceeds the value of an even rise in any model. Half way to 0.9 "
-        '("nearly 1" minus "low") is worth having',
+        "0 to 0.62; the null exceeds the value of an even rise in any model, and the least effect "
+        'is half-way from there to 0.9, which is "nearly 1" minus "low"',
         null=0.67,
         least=0.785,
         unit="%",
@@ -31,14 +31,14 @@ CLAIMS = {
     "saturates_late": _claim(
         "The saturation layer is in the upper third",
         "Fig. 2: a dashed line to the right of the rise; a number was not found",
-        "per recording, mean depth of the saturation layer. The null is layer 20 of 32; half way "
-        "to layer 25 is worth having",
+        "per recording, mean depth of the saturation layer; the null is layer 20 of 32, and the "
+        "least effect is half-way from there to layer 25",
         null=0.625,
         least=0.703,
         floor="a saturation layer that is drawn at random",
     ),
     "sounds_alike": _claim(
-        "With depth, the other candidates become more similar in sound to the final token",
+        "With depth, the other candidates become more similar to the final token in sound",
         "phoneme error rate falls with depth, visibly near layer 25 of 32",
         "phoneme error rate of the other top-5 candidates against the final token, minus their "
         "rate against another token of the text; the mean of this difference below depth 0.78, "
@@ -47,15 +47,15 @@ CLAIMS = {
         unit="%",
     ),
     "means_alike": _claim(
-        "With depth, the other candidates become more similar in meaning to the final token",
+        "With depth, the other candidates become more similar to the final token in meaning",
         "cosine similarity rises quickly after layer 25 of 32",
         "cosine of the other top-5 candidates with the final token; its mean above depth 0.78, "
         "minus its mean below",
         least=0.05,
     ),
     "stays_closer": _claim(
-        "With depth, the other candidates stay closer in meaning to the final token than to "
-        "another token of the text",
+        "With depth, the other candidates become more similar in meaning to the final token than "
+        "to another token of the text",
         "not asked",
         "cosine of the other top-5 candidates with the final token, minus their cosine with "
         "another token of the text; the mean of this difference above depth 0.78, minus its mean "
@@ -64,7 +64,7 @@ CLAIMS = {
         family=SECONDARY,
     ),
     "looks_ahead_late": _claim(
-        "The next token is among the candidates only near the top",
+        "The next token of the text is among the candidates only near the top",
         "Whisper: a sharp rise at layer 29 of 32 only",
         "how often the next token is among the top 5, minus how often tokens further away are; "
         "the mean of this difference at depth 0.9 to 1, minus its mean below",
@@ -79,8 +79,8 @@ CLAIMS = {
         least=-0.05,
     ),
 }
-_QWEN_MISSING = "only one family of models; Qwen2-Audio cannot be loaded"
-_WHISPER_MISSING = "only one family of models; --compare names a result of Whisper"
+_QWEN_MISSING = "no result of an audio language model; --compare takes one"
+_WHISPER_MISSING = "no result of Whisper; --compare takes one"
 
 
 def judge_claims(arrays: xr.Dataset, seed: int) -> dict[str, Finding]:

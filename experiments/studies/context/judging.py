@@ -33,33 +33,33 @@ CLAIMS = {
         floor="the odd word in a neutral sentence",
     ),
     "encoder": Claim(
-        "Noise in the encoder moves the model to the spoken word, more than random moves do",
-        "yes; no number of logits",
+        "Noise in the encoder moves the logits to the spoken word more than random moves do",
+        "claimed, without a number in logits",
         _GAIN.format("encoder"),
         **_LOGITS,
     ),
     "decoder": Claim(
-        "Noise in the decoder moves the model to the spoken word, more than random moves do",
-        "yes; no number of logits",
+        "Noise in the decoder moves the logits to the spoken word more than random moves do",
+        "claimed, without a number in logits",
         _GAIN.format("decoder"),
         **_LOGITS,
     ),
     "anywhere": Claim(
-        "Some patch restores the spoken word",
+        "In most errors, some patch restores the spoken word",
         "88.9 % of errors, by any of many patches",
         _ANY.format("of encoder or decoder towards noise"),
         paper_value=0.889,
         **_SHARES,
     ),
     "anywhere_encoder": Claim(
-        "Some patch of the encoder restores the spoken word",
+        "In most errors, some patch of the encoder restores the spoken word",
         "85.0 % of errors, by any of many patches",
         _ANY.format("of the encoder towards noise"),
         paper_value=0.85,
         **_SHARES,
     ),
     "anywhere_decoder": Claim(
-        "Some patch of the decoder restores the spoken word",
+        "In most errors, some patch of the decoder restores the spoken word",
         "82.4 % of errors, by any of many patches",
         _ANY.format("of the decoder towards noise"),
         paper_value=0.824,
@@ -68,37 +68,40 @@ CLAIMS = {
     "beyond_random": Claim(
         "Noise restores more errors than as many random moves",
         "not reported",
-        "share of errors that any patch towards noise restores, minus any random move, at the same "
-        "places and strengths",
+        "share of errors that any patch towards noise restores, minus the share that any random "
+        "move restores, at the same places and strengths",
         least=0.1,
         unit="%",
         units="sentences",
         family=SECONDARY,
     ),
     "frames": Claim(
-        "Noise in the frames of the context moves to the spoken word, compared with the word's",
+        "Noise in the context's frames moves the logits to the spoken word more than noise in the "
+        "word's frames does",
         "not reported",
-        "per sentence, shift by noise in the context's frames minus noise in the word's frames; "
-        "mean over the thirds of the encoder's layers",
+        "per sentence, shift by noise in the context's frames, minus the shift by noise in the "
+        "word's frames; mean over the thirds of the encoder's layers",
         family=SECONDARY,
         **_LOGITS,
     ),
     "context_frames": Claim(
-        "Noise in the frames of the context moves to the spoken word, more than random moves do",
+        "Noise in the context's frames moves the logits to the spoken word more than random moves "
+        "do",
         "not reported",
-        "per sentence, shift by noise in the context's frames minus a random move there",
+        "per sentence, shift by noise in the context's frames, minus the shift by a random move in "
+        "the same frames",
         family=SECONDARY,
         **_LOGITS,
     ),
     "removes_context": Claim(
-        "Noise in the encoder favours the spoken word more where there is context",
+        "Noise in the encoder moves the logits to the spoken word more if there is context",
         "not reported",
-        "per sentence, shift by noise in the encoder minus the shift in a neutral sentence",
+        "per sentence, shift by noise in the encoder, minus the shift in a neutral sentence",
         family=SECONDARY,
         **_LOGITS,
     ),
     "one_place": Claim(
-        "One place moves the model to the spoken word",
+        "Noise in one place moves the logits to the spoken word more than a random move does",
         "not reported",
         "place and strength with the largest shift beyond a random move on one half of the "
         "sentences; its shift beyond a random move on the other half",
