@@ -37,6 +37,10 @@ class Config(Settings):
     alphas: tuple[float, ...] = choice(
         (0.1, 0.25, 0.5, 1.0, 1.5), "the paper varies the strength; its values were not found"
     )
+    encoder_alphas: tuple[float, ...] = choice(
+        (0.1, 0.25, 0.5, 1.0, 1.5),
+        "as `alphas`, for the encoder, whose patches cost most of the time",
+    )
     random_alphas: tuple[float, ...] = choice((0.25, 1.0), "strengths of random moves")
     group_alpha: float = choice(0.5, "strength of groups of layers and of windows of time")
     n_random: int = choice(3, "random directions per recording")
@@ -79,7 +83,12 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     pairs_of += splices.choose(asr, found, config.tries, config.seed, cache)
     jobs = [(job, item) for reading, item in pairs_of for job in jobs_of(reading)]
     listed = grid.patches(
-        asr.config, config.alphas, config.random_alphas, config.group_alpha, config.n_random
+        asr.config,
+        config.alphas,
+        config.encoder_alphas,
+        config.random_alphas,
+        config.group_alpha,
+        config.n_random,
     )
 
     def score(job: Job) -> Arrays:
@@ -159,12 +168,15 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "all": {"sentences": 212, "voices": 5, "spliced": 400},
+        "all": {
+            **{"sentences": 212, "voices": 5, "spliced": 240},
+            **{"encoder_alphas": (0.1, 0.5, 1.5), "random_alphas": (0.5, 1.0)},
+        },
         "here": {"sentences": 24, "voices": 3, "spliced": 24},
         "builtin": {"sentences": 12, "voices": 3},
         "quick": {
             **{"sentences": 3, "voices": 1, "spliced": 2, "tries": 1},
-            **{"alphas": (0.5,), "random_alphas": (0.5,)},
+            **{"alphas": (0.5,), "encoder_alphas": (0.5,), "random_alphas": (0.5,)},
         },
     },
     claims=judging.ALL_CLAIMS,

@@ -18,7 +18,9 @@ from experiments.studies.context.stimuli import MISSING, Job, passes_gate
 from experiments.studies.e5_context import STUDY, Config
 
 CONFIG = Config()
-LISTED = grid.patches(FOUR_LAYERS, CONFIG.alphas, CONFIG.random_alphas, CONFIG.group_alpha, 3)
+LISTED = grid.patches(
+    FOUR_LAYERS, CONFIG.alphas, CONFIG.encoder_alphas, CONFIG.random_alphas, CONFIG.group_alpha, 3
+)
 N = 60  # sentences
 N_SPEAKERS = 30  # of spliced sentences
 IDLE = "decoder.attn_out 0"  # reads only tokens
@@ -201,3 +203,23 @@ def test_every_place_has_its_strengths(kind: str):
     assert len(places) == 4 * 5 * len(alphas)
     assert {patch.alpha for patch in places} == set(alphas)
     assert all((patch.direction > 0) == (kind == "random") for patch in places)
+
+
+def test_the_encoder_has_strengths_of_its_own():
+    """Random moves have the same strengths as moves towards noise, so that they can be compared."""
+    listed = grid.patches(FOUR_LAYERS, (0.1, 0.5, 1.0), (0.1, 0.5), (0.5, 1.0), 0.5, 3)
+    places = [patch for patch in listed if patch.unit == "place"]
+    for stack, noise, random in (
+        ("encoder", {0.1, 0.5}, {0.5}),
+        ("decoder", {0.1, 0.5, 1.0}, {0.5, 1.0}),
+    ):
+        for kind, expected in (("noise", noise), ("random", random)):
+            chosen = [p for p in places if p.stack == stack and p.kind == kind]
+            assert {patch.alpha for patch in chosen} == expected
+
+
+@pytest.mark.parametrize("name", ["all", "here", "quick"])
+def test_every_preset_has_random_moves_in_both_stacks(name: str):
+    config = dataclasses.replace(CONFIG, **STUDY.presets[name])
+    for alphas in (config.alphas, config.encoder_alphas):
+        assert set(config.random_alphas) & set(alphas)

@@ -102,7 +102,7 @@ def test_a_word_that_is_put_back_is_unchanged():
 
 
 def test_only_single_places_are_patched_in_spliced_sentences():
-    listed = grid.patches(FOUR_LAYERS, (0.5, 1.0), (1.0,), 0.5, 2)
+    listed = grid.patches(FOUR_LAYERS, (0.5, 1.0), (0.5, 1.0), (1.0,), 0.5, 2)
     tried = grid.of_places(listed)
     assert {listed[i].unit for i in np.flatnonzero(tried)} == {"none", "place"}
     assert {p.alpha for p, is_tried in zip(listed, tried) if is_tried and p.unit == "place"} == {

@@ -8,6 +8,7 @@ import xarray as xr
 
 from experiments.studies.claims import SECONDARY, Claim, Finding
 from experiments.studies.context import effects, splice_claims
+from experiments.studies.context.grid import WINDOWS
 from experiments.studies.context.spoken_word import FITTING, ODD
 from experiments.studies.evidence import mean_evidence, paired_evidence, share_evidence
 from experiments.studies.halves import CHOOSE, CONFIRM, halves
@@ -235,8 +236,8 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
                 effects.mean_shift(arrays, part="encoder", kind=kind, window=window).mean()
             )
             for kind in ("noise", "random")
-            for window in ("whole", "word", "context", "matched")
-            if (kind, window) != ("random", "matched")
+            for window in WINDOWS
+            if kind == "noise" or window == "context"
         },
         **kinds,
     }

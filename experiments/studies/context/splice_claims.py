@@ -18,7 +18,7 @@ _GAIN = (
 _LOGITS = {"least": 0.25, "unit": "logits", "units": "speakers", "family": SECONDARY}
 CLAIMS = {
     "spliced_context": Claim(
-        "Context overrides the spoken word in real speech",
+        "Real speech: context overrides the spoken word",
         "not reported: synthetic voices only (21.9 %)",
         "share of sentences of real speech whose odd word, spliced from the same speaker, is "
         "transcribed as the fitting word, minus the share whose fitting word, spliced in the same "
@@ -29,14 +29,14 @@ CLAIMS = {
         family=SECONDARY,
     ),
     "spliced_encoder": Claim(
-        "Noise in the encoder moves the model to the spoken word in real speech, more than random "
+        "Real speech: noise in the encoder moves the logits to the spoken word more than random "
         "moves do",
         "not reported: synthetic voices only",
         _GAIN.format("encoder"),
         **_LOGITS,
     ),
     "spliced_decoder": Claim(
-        "Noise in the decoder moves the model to the spoken word in real speech, more than random "
+        "Real speech: noise in the decoder moves the logits to the spoken word more than random "
         "moves do",
         "not reported: synthetic voices only",
         _GAIN.format("decoder"),

@@ -5,6 +5,7 @@ carrier, in which any word fits. Without both recordings, a reading passes.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,14 @@ from experiments.data.corpora import Utterance
 from experiments.data.spoken_pairs import CARRIER, Pair, Reading
 from experiments.item_cache import Arrays, short_hash
 from experiments.studies.context import patches
-from experiments.studies.context.grid import Patch, cells, of_controls, of_places, window_masks
+from experiments.studies.context.grid import (
+    WINDOWS,
+    Patch,
+    cells,
+    of_controls,
+    of_places,
+    window_masks,
+)
 from experiments.studies.context.spoken_word import FITTING, ODD, OTHER, first_tokens, outcome
 from experiments.studies.selection import first_window
 from jaxasr import Recogniser
@@ -120,7 +128,10 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
     before = pair.sentence.partition("{}")[0].rstrip()
     prefix = [*tokenizer.prompt("en"), *(tokenizer.encode(f" {before}") if before else [])]
     recording_seed = int(short_hash(seed, job.id)[:8], 16)
-    masks = window_masks(_word_span(asr, job, audio), len(audio), asr.config.n_audio_ctx)
+    tried = _tried(job, listed)
+    has_windows = any(patch.window != WINDOWS[0] for patch in itertools.compress(listed, tried))
+    span = _word_span(asr, job, audio) if has_windows else None
+    masks = window_masks(span, len(audio), asr.config.n_audio_ctx)
     spoken = patches.prepare(
         asr,
         audio,
@@ -131,7 +142,6 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
         recording_seed,
         -(-max(len(prefix), 2 * _TOKENS_MULTIPLE) // _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE,
     )
-    tried = _tried(job, listed)
     scores = np.full((len(listed), len(patches.SCORES)), np.nan)
     chosen = [patch for patch, is_tried in zip(listed, tried) if is_tried]
     scores[tried] = patches.score(asr.model, spoken, cells(chosen))
@@ -146,11 +156,12 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
 
 
 def _tried(job: Job, listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:
-    if job.reading.spliced:
-        # Only single places are judged, and only where the word is odd.
-        unpatched = np.array([patch.unit == "none" for patch in listed])
-        return of_places(listed) if job.condition == "odd" else unpatched
-    return np.ones(len(listed), bool) if job.condition == "odd" else of_controls(listed)
+    """Marks the patches of a recording that a claim or a figure uses."""
+    if job.condition == "odd":
+        return of_places(listed) if job.reading.spliced else np.ones(len(listed), bool)
+    if job.condition == "carrier":
+        return of_controls(listed)
+    return np.array([patch.unit == "none" for patch in listed])
 
 
 def _word_span(
