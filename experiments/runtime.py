@@ -10,6 +10,7 @@ from experiments.compiling import count_compilations
 
 if TYPE_CHECKING:
     from jaxasr import Recogniser
+    from jaxasr.language.recogniser import PromptedRecogniser
 
 _PLATFORMS = {"gpu": "cuda"}  # values of --device that JAX calls by another name
 
@@ -96,7 +97,7 @@ def load(model: str, dtype: str = "float32") -> "Recogniser":
     return jaxasr.load(model, precision=dtype)
 
 
-def describe_weights(asr: "Recogniser") -> dict[str, Any]:
+def describe_weights(asr: "Recogniser | PromptedRecogniser") -> dict[str, Any]:
     """Returns the name, file format and hash of the weights, and how the model computes.
 
     In 16 bits this names the kernel of attention that runs on this device.

@@ -9,7 +9,7 @@ FRAME_CLASSES = ("phone", "word")  # from time-aligned annotations
 FRAME_VALUES = ("energy", "f0")  # numbers in dB and in Hz
 TARGETS = ("class", "value")  # kinds of labels: classes, or numbers
 TEXTS = ("greedy", "transcript")  # texts that the decoder reads
-POOLS = ("speech", "all", "last", "frames")  # a pool may also be the number of a position
+POOLS = ("speech", "audio", "all", "last", "frames")  # a pool may also be the number of a position
 
 
 @dataclasses.dataclass(frozen=True)

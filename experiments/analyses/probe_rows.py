@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.analyses.probe_question import FRAME_CLASSES, FRAME_VALUES, ProbeQuestion
+from experiments.analyses.probe_steps import find_steps, read_embedding
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.frame_labels import frame_labels
 from experiments.store import Store
@@ -87,22 +88,29 @@ def _read_frames(
     store: Store, utterances: Sequence[Utterance], question: ProbeQuestion, asr: Recogniser
 ) -> ProbeRows:
     ids = [utterance.id for utterance in utterances]
-    counts = store.frame_counts(question.site, ids)
-    utterance_of_frame = np.repeat(np.arange(len(ids)), counts)
+    steps = find_steps(store, question.site, ids, asr.config)
+    of_utterance = [steps.of(i) for i in range(len(ids))]
 
     def column(name: str) -> np.ndarray:
         if name in (*FRAME_CLASSES, *FRAME_VALUES):
-            frames = [frame_labels(utterance, name, n) for utterance, n in zip(utterances, counts)]
-            return np.concatenate(frames).astype(object)
-        return label_column(utterances, name)[utterance_of_frame]
+            labels = [
+                frame_labels(utterance, name, n)[steps.middle[indices]]
+                for utterance, (indices, n) in zip(utterances, of_utterance)
+            ]
+            return np.concatenate(labels).astype(object)
+        return label_column(utterances, name)[steps.utterance]
 
     keep, left_out = select_rows(column, question)
     # `keep` selects frames while they are read, because all frames may not fit into memory.
-    X, embedding = (
-        store.frames(site, ids, keep)[0] for site in (question.site, question.embedding_site)
-    )
-    mels = [_mel_of_frames(utterance, n, asr) for utterance, n in zip(utterances, counts)]
-    baselines = {"mel": np.concatenate(mels)[keep], "embed": embedding[0]}
+    X = store.frames(question.site, ids, steps.rows[keep])[0]
+    mels = [
+        _mel_of_frames(utterance, n, asr)[steps.frames[indices]].mean(1)
+        for utterance, (indices, n) in zip(utterances, of_utterance)
+    ]
+    baselines = {
+        "mel": np.concatenate(mels)[keep],
+        "embed": read_embedding(store, question.embedding_site, ids, steps, keep),
+    }
     return _make_rows(X, column, keep, baselines, left_out, question)
 
 
@@ -124,8 +132,9 @@ def _make_rows(
 
 def _mel_of_frames(utterance: Utterance, n: int, asr: Recogniser) -> Float[np.ndarray, "N M"]:
     """Returns log-mel features of n encoder frames. Each is the mean of two mel frames."""
+    config, samples = asr.config, utterance.samples()
     # From [M, 2 n] to [n, M].
-    mel = np.asarray(log_mel(utterance.samples(), asr.config.n_mels))[:, : 2 * n]
+    mel = np.asarray(log_mel(samples, config.n_mels, config.n_mel_frames))[:, : 2 * n]
     return mel.reshape(len(mel), -1, 2).mean(-1).T
 
 

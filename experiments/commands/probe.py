@@ -40,9 +40,11 @@ _LABEL_HELP = (
     "each frame: phone, word, energy or f0."
 )
 _POOL_HELP = (
-    "How activations become rows. One row per recording: speech (mean over the recording), all "
+    "How activations become rows. One row per recording: speech (mean over the recording; in a "
+    "decoder over its text), audio (mean over the audio tokens of an audio language model), all "
     "(mean that includes padding), last (the last position), or the number of a position. One row "
-    "per frame: frames. Default: frames for a label of frames, last at decoder sites, else speech."
+    "per frame or audio token: frames. Default: frames for a label of frames, last at decoder "
+    "sites, else speech."
 )
 _NOISE_HELP = (
     "Adds a copy of every recording with noise at a ratio in dB: snr:10 (white noise) or "

@@ -12,24 +12,29 @@ from jax.sharding import Mesh
 from experiments.data.corpora import Corpus, Utterance
 from experiments.runtime import describe_weights
 from experiments.store import integrity, joining, layout, pools
-from experiments.store.passes import Activations, ExtractionJob, ForwardPasses
+from experiments.store.language_passes import LanguagePasses
+from experiments.store.passes import Activations, ExtractionJob, ForwardPasses, Lengths
 from experiments.store.read_ahead import SamplesOrReason, fill, read_ahead
 from experiments.store.reading import Store, open as open_store
+from experiments.store.whisper_passes import WhisperPasses
 from experiments.store.writing import Writer
 from interventions.storage.atomic import only_writer
 from interventions.storage.process_parts import OtherProcesses, part_folder
 from interventions.storage.provenance import provenance
 from jaxasr.audio import header_seconds
+from jaxasr.language.recogniser import PromptedRecogniser
 from jaxasr.meshes import resolve_mesh
 from jaxasr.processes import Process
 from jaxasr.recogniser import Recogniser
+from jaxasr.sites import check_known
 
+AnyRecogniser = Recogniser | PromptedRecogniser
 # Called with the number of finished utterances and of all utterances.
 ReportProgress = Callable[[float, float], None]
 
 
 def extract(
-    asr: Recogniser,
+    asr: AnyRecogniser,
     corpus: Corpus,
     out: Path,
     *,
@@ -47,15 +52,16 @@ def extract(
     """Extracts the activations of every utterance of a corpus into a store.
 
     After an interruption, the same call continues the extraction. The result is bitwise the same as
-    without the interruption. Recordings are left out if they cannot be read, are longer than 30 s,
-    or give activations that are NaN or infinite. `Store.problems` lists them.
+    without the interruption. Recordings are left out if they cannot be read, are longer than a
+    window of the model (30 s), or give activations that are NaN or infinite. `Store.problems` lists
+    them.
 
     Args:
-        asr: a recogniser, from `jaxasr.load`.
+        asr: a Whisper or an audio language model, from `jaxasr.load`.
         corpus: a corpus, from `experiments.data.corpora.open_corpus`.
         out: a new folder, or one where the same extraction was started.
         sites: sites of the encoder or decoder whose activations have one time axis.
-        pool: one or several of "speech", "all", "last", positions and "frames".
+        pool: one or several of "speech", "audio", "all", "last", positions and "frames".
             `experiments.store.pools.parse` explains them.
         dtype: the number format on disk, one of float32, float16, bfloat16, float64.
         batch: recordings per pass. An existing store keeps the number of its first run, because
@@ -89,6 +95,8 @@ def extract(
     """
     pool_names, keep_frames = pools.parse(pool)
     pools.check_sites(sites)
+    check_known(sites, asr.sites)
+    _check_pools(asr, sites, pool_names)
     _check_option("dtype", dtype, layout.DTYPES)
     _check_option("text", text, ("greedy", "transcript"))
     decoder_text = text if _reads_decoder(sites) else None
@@ -103,7 +111,7 @@ def extract(
         if not group.attrs["complete"]:
             batch = group.attrs["settings"]["batch"]
             report = progress or (lambda done, total: None)
-            passes = ForwardPasses(asr, job, resolve_mesh(mesh))
+            passes = passes_of(asr, job, resolve_mesh(mesh))
             writer = Writer(group, job, dtype, allow_empty=process.count > 1)
             _write_missing_batches(writer, passes, corpus, batch, report)
     return open_store(out)
@@ -111,7 +119,7 @@ def extract(
 
 def covers(
     path: Path,
-    asr: Recogniser,
+    asr: AnyRecogniser,
     corpus: Corpus,
     sites: Sequence[str],
     pool: pools.Pool | Sequence[pools.Pool],
@@ -144,6 +152,21 @@ def covers(
     )
 
 
+def passes_of(asr: AnyRecogniser, job: ExtractionJob, mesh: Mesh | None = None) -> ForwardPasses:
+    """Returns the passes of a Whisper or of an audio language model."""
+    kind = LanguagePasses if isinstance(asr, PromptedRecogniser) else WhisperPasses
+    return kind(asr, job, mesh)
+
+
+def _check_pools(asr: AnyRecogniser, sites: Sequence[str], pool_names: Sequence[str]) -> None:
+    has_audio = isinstance(asr, PromptedRecogniser) or not _reads_decoder(sites)
+    if "audio" in pool_names and not has_audio:
+        raise ValueError(
+            "pool: 'audio' at sites of the decoder needs an audio language model, got a Whisper. "
+            "Use 'speech', the tokens of the text."
+        )
+
+
 def _reads_decoder(sites: Sequence[str]) -> bool:
     return any(site.startswith("decoder.") for site in sites)
 
@@ -154,7 +177,7 @@ def _check_option(name: str, value: str, options: Sequence[str]) -> None:
 
 
 def _open_or_create(
-    asr: Recogniser,
+    asr: AnyRecogniser,
     corpus: Corpus,
     out: Path,
     job: ExtractionJob,
@@ -173,7 +196,7 @@ def _open_or_create(
         return group
     expected = _identity(asr, corpus, job, dtype, batch)
     record = provenance(model=describe_weights(asr), data=corpus.name, config=expected["settings"])
-    order = _choose_order(ForwardPasses(asr, job), corpus.utterances)
+    order = _choose_order(passes_of(asr, job), corpus.utterances)
     # Processes share whole batches, so that each batch holds the same recordings as in one process.
     batches = process.share(-(-len(order) // batch))
     share = order[batches.start * batch : batches.stop * batch]
@@ -183,7 +206,7 @@ def _open_or_create(
 
 
 def _identity(
-    asr: Recogniser, corpus: Corpus, job: ExtractionJob, dtype: str, batch: int
+    asr: AnyRecogniser, corpus: Corpus, job: ExtractionJob, dtype: str, batch: int
 ) -> dict[str, Any]:
     """Returns all inputs that the stored values depend on."""
     settings = {
@@ -240,7 +263,7 @@ def _write_missing_batches(
     progress(done, n)
     # As many batches as there are devices are computed at the same time.
     groups = [missing[i : i + passes.n_devices] for i in range(0, len(missing), passes.n_devices)]
-    for group, samples in read_ahead(groups, utterances, passes.job):
+    for group, samples in read_ahead(groups, utterances, passes):
         transcripts = [[utterances[i].transcript for i in rows] for rows in group]
         for rows, result in zip(group, _compute(passes, transcripts, samples, batch)):
             writer.write(rows, *result)
@@ -255,15 +278,16 @@ def _compute(
     transcripts: list[list[str]],
     samples: list[list[SamplesOrReason]],
     batch: int,
-) -> Iterator[tuple[Activations, dict[str, list[int]], list[str]]]:
+) -> Iterator[tuple[Activations, Lengths, list[str]]]:
     """Computes the activations of several batches.
 
     Yields for each batch:
         Activations.
-        Length of each row without padding, by stack.
+        Length of each row without padding, by clock.
         For each row the reason why it is left out, or "".
     """
-    filled = [fill(*rows, batch) for rows in zip(samples, transcripts)]
+    n_least = passes.sample_limits[0]
+    filled = [fill(*rows, batch, n_least) for rows in zip(samples, transcripts)]
     for of_batch, (acts, lengths) in zip(samples, passes.run(filled)):
         problems = [
             problem or passes.missing_position(lengths, row)

@@ -9,11 +9,15 @@ A store is a zarr group (format 3). `xarray.open_zarr` can open it. Its variable
     encoder_frame_start        (utterance)  index of an utterance's first frame among these frames
     encoder_frame_count        (utterance)  number of frames of an utterance
     decoder_frame_start, ...   (utterance)  the same for decoder sites, where a frame is a token
+    audio_frame_start, ...     (utterance)  the same for encoder sites whose steps are audio tokens
     mel                        (utterance, mel)  mean log-mel features over speech, for baselines
     utterance, pool            names of the utterances and pools
     status                     (utterance)  0 to do, 1 done, 2 left out
     problem                    (utterance)  why an utterance was left out
     n_frames                   (utterance)  length without padding, in encoder frames
+    n_audio_tokens             (utterance)  the same in audio tokens, for an audio language model
+    first_audio_token          (utterance)  position of the first audio token in the decoder, if
+                               there are decoder sites
 
 Every chunk has a CRC-32C checksum, which zarr verifies on each read. A complete store also has
 SHA-256 checksums of every variable, of the metadata of every variable, and of its attributes.
@@ -121,9 +125,13 @@ def create(
         _create_site(group, site, job, config, n, dtype, batch)
     mel_chunk = (max(batch, 1024), config.n_mels)
     _create_array(group, "mel", (n, config.n_mels), mel_chunk, "float32", ("utterance", "mel"))
-    for stack in {stack_of(site) for site in job.sites} if job.frames else ():
-        for name in (f"{stack}_frame_start", f"{stack}_frame_count"):
+    for clock in {pools.clock_of(config, site) for site in job.sites} if job.frames else ():
+        for name in (f"{clock}_frame_start", f"{clock}_frame_count"):
             _create_column(group, name, n, "int64")
+    if config.audio_language is not None:
+        _create_column(group, "n_audio_tokens", n, "int32")
+        if job.text is not None:
+            _create_column(group, "first_audio_token", n, "int32")
     _create_column(group, "n_frames", n, "int32")
     _create_column(group, "problem", n, str)
     for name, values in (("utterance", names), ("pool", job.pools)):
@@ -163,7 +171,10 @@ def _create_site(
     if job.frames:
         rows = max(64, _CHUNK_BYTES // row_bytes)
         mel = "mel_" if site == "encoder.conv1" else ""
-        dims = (*layers, f"{stack_of(site)}_{mel}frame", feature)
+        clock = pools.clock_of(config, site)
+        # The steps of most sites are those of their stack.
+        attributes |= {"clock": clock} if clock != stack_of(site) else {}
+        dims = (*layers, f"{clock}_{mel}frame", feature)
         shape, chunks = (*layers.values(), 0, width), (*layers.values(), rows, width)
         name = f"{site}.{pools.FRAMES_POOL}"
         _create_array(group, name, shape, chunks, disk_dtype(dtype), dims, attributes)
@@ -189,6 +200,11 @@ def _create_array(
         fill_value="" if dtype is str else 0,
         attributes=dict(attributes or {}),
     )
+
+
+def clock_of(group: Group, site: str) -> str:
+    """Returns what the frames of a stored site are, one of `pools.CLOCKS`."""
+    return group[f"{site}.{pools.FRAMES_POOL}"].attrs.get("clock", stack_of(site))
 
 
 def disk_dtype(dtype: str) -> str:

@@ -1,8 +1,10 @@
 """Runs batches of recordings through a model, and pools the activations."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,25 +12,23 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Int
 
 from experiments.store import pools, programs
-from interventions.patching.axes import axes_of_acts
+from interventions.patching.axes import axes_of_acts as axes_of_sites
 from jaxasr import compiled
-from jaxasr.audio import n_frames, pad_or_trim
-from jaxasr.cache import Memory
+from jaxasr.audio import n_frames
+from jaxasr.cache import EncodedAudio
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.decoding import Generation
 from jaxasr.meshes import DATA, axes_of_memory, axis_size, place_parameters, specs_of
-from jaxasr.model import Whisper
-from jaxasr.recogniser import Recogniser
-from jaxasr.rules import rules_for
 from jaxasr.sites import LAYERED, stack_of
 
 # Lengths are rounded up to multiples of these, so that few programs are compiled.
-_FRAME_BUCKET = 5 * FRAMES_PER_S  # frames; 5 s
-_TOKEN_BUCKET = 32  # tokens
+FRAME_BUCKET = 5 * FRAMES_PER_S  # frames; 5 s
+TOKEN_BUCKET = 32  # tokens
 
 Activations = dict[str, np.ndarray]
 Batch = tuple[Sequence[np.ndarray], Sequence[str]]  # samples and texts of some recordings
-BatchResult = tuple[Activations, dict[str, list[int]]]  # and the length of each row, by stack
+# Length of each row without padding, in the steps of each clock (`experiments.store.pools.CLOCKS`).
+Lengths = dict[str, list[int]]
+BatchResult = tuple[Activations, Lengths]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,10 @@ class ExtractionJob:
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardPasses:
+class ForwardPasses(abc.ABC):
     """Runs the forward passes of a job, batch by batch.
+
+    `WhisperPasses` and `LanguagePasses` encode recordings and generate texts.
 
     Attributes:
         asr: the recogniser.
@@ -67,9 +69,42 @@ class ForwardPasses:
         mesh: devices that compute one batch each at the same time. None: one device.
     """
 
-    asr: Recogniser
+    asr: Any  # a `Recogniser` or a `PromptedRecogniser`
     job: ExtractionJob
     mesh: Mesh | None = None
+
+    @property
+    @abc.abstractmethod
+    def end(self) -> int:
+        """The token after a text."""
+
+    @abc.abstractmethod
+    def lengths(self, frames: Sequence[int]) -> Lengths:
+        """Returns the lengths of rows, given their encoder frames without padding."""
+
+    @abc.abstractmethod
+    def encode(
+        self, audios: Sequence[np.ndarray], frames: Sequence[int], width: int
+    ) -> tuple[EncodedAudio | None, dict[str, Array]]:
+        """Encodes recordings, and returns the memory and the activations of the encoder.
+
+        The memory is None if the job has no decoder sites.
+
+        Args:
+            audios: samples of the rows of all batches.
+            frames: encoder frames of each row without padding.
+            width: number of encoder frames to keep. 0: only pools.
+        """
+
+    @abc.abstractmethod
+    def prompts(self, frames: Sequence[int]) -> list[list[int]]:
+        """Returns the token ids before the text of each row."""
+
+    @abc.abstractmethod
+    def generate(
+        self, memory: EncodedAudio, prompts: Sequence[list[int]], batch: int
+    ) -> list[list[int]]:
+        """Generates the token ids of each row greedily, in batches of `batch` rows."""
 
     @property
     def n_devices(self) -> int:
@@ -77,8 +112,14 @@ class ForwardPasses:
         return axis_size(self.mesh, DATA)
 
     @functools.cached_property
-    def _model(self) -> Whisper:
+    def model(self) -> Any:
+        """The model, on the devices of the mesh."""
         return place_parameters(self.asr.model, self.mesh)
+
+    @property
+    def sample_limits(self) -> tuple[int, int]:
+        """Least and most samples of a recording."""
+        return 1, self.asr.config.n_samples
 
     def run(self, batches: Sequence[Batch]) -> list[BatchResult]:
         """Computes the activations of at most `n_devices` batches of the same size.
@@ -94,95 +135,86 @@ class ForwardPasses:
             The activations, `{site: [L, B, P, D], site/frames: [L, B, T, D], mel: [B, M]}`, with L
             layers, B rows, P pools, T frames, D features and M mel bands. Sites without layers have
             no axis L.
-            The length of each row without padding, by stack.
+            The length of each row without padding (see `Lengths`).
         """
         # Every device needs a batch, also if fewer are left.
         padded = [*batches, *[batches[-1]] * (self.n_devices - len(batches))]
         frames = [[n_frames(len(audio)) for audio in audios] for audios, _ in padded]
+        audios = [audio for audios, _ in padded for audio in audios]
+        flat_frames = [n for rows in frames for n in rows]
         n_context = self.asr.config.n_audio_ctx
-        widths = [self._kept_steps(rows, _FRAME_BUCKET, n_context) for rows in frames]
+        widths = [self.kept_steps(rows, FRAME_BUCKET, n_context) for rows in frames]
         results: dict[int, BatchResult] = {}
         # A batch is computed with its own width only, because the width changes the rounding.
         for width in dict.fromkeys(widths):
-            memory, acts = self._encode([audios for audios, _ in padded], frames, width)
+            memory, acts = self.encode(audios, flat_frames, width)
             chosen = [i for i in range(len(batches)) if widths[i] == width]
             encoded = self._split(acts, len(padded))
-            results |= {i: (encoded[i], {"encoder": frames[i]}) for i in chosen}
+            results |= {i: (encoded[i], self.lengths(frames[i])) for i in chosen}
             if memory is not None:
-                decoded = self._decode(memory, [texts for _, texts in padded], chosen)
+                decoded = self._decode(memory, [texts for _, texts in padded], flat_frames, chosen)
                 for i, (acts, lengths) in decoded.items():
                     results[i] = (results[i][0] | acts, results[i][1] | {"decoder": lengths})
         return [results[i] for i in range(len(batches))]
 
-    def missing_position(self, lengths: dict[str, list[int]], row: int) -> str:
+    def missing_position(self, lengths: Lengths, row: int) -> str:
         """Describes a position of the pools that lies outside of a row. "" if there is none."""
-        for stack in {stack_of(site) for site in self.job.sites}:
-            length = lengths[stack][row]
-            unit = "frames" if stack == "encoder" else "tokens"
+        for clock in {pools.clock_of(self.asr.config, site) for site in self.job.sites}:
+            length = lengths[clock][row]
+            unit = {"encoder": "frames", "audio": "audio tokens", "decoder": "tokens"}[clock]
             for pool in self.job.pools:
                 if not pools.has_position(pool, length):
                     return f"position {pool} lies outside of its {length} {unit}"
         return ""
 
+    def audio_spans(self, frames: Sequence[int]) -> list[tuple[int, int]] | None:
+        """Returns where each row of the decoder has audio; None if the decoder reads none."""
+        del frames
+        return None
+
     def encode_transcript(self, text: str) -> list[int]:
         """Returns the token ids of a transcript, with the space that starts generated texts."""
         return self.asr.tokenizer.encode(f" {text.strip()}")
 
-    def _kept_steps(self, lengths: Sequence[int], bucket: int, limit: int) -> int:
+    def kept_steps(self, lengths: Sequence[int], bucket: int, limit: int) -> int:
         """Returns how many steps of each row are kept as frames."""
-        return _round_up(max(lengths), bucket, limit) if self.job.frames else 0
-
-    def _encode(
-        self, audios: Sequence[Sequence[np.ndarray]], frames: list[list[int]], width: int
-    ) -> tuple[Memory | None, dict[str, Array]]:
-        """Encodes batches, and returns the memory and the activations of the encoder.
-
-        The memory is None if the job has no decoder sites.
-        """
-        rows = [pad_or_trim(np.asarray(audio, np.float32)) for batch in audios for audio in batch]
-        lengths = [n for batch in frames for n in batch]
-        n_context, starts = self.asr.config.n_audio_ctx, [0] * len(lengths)
-        spans = pools.spans(self.job.pools, starts, lengths, lengths, n_context)
-        readout = pools.readout(spans, self.job.sites_of("encoder"), width)
-        speech = pools.spans(("speech",), starts, lengths, lengths, n_context)
-        axes = self._axes_of_acts("encoder", width > 0) | {"mel": 0}
-        memory_axes = Memory(0, 1, 1) if self.job.text is not None else None  # pyright: ignore
-        return compiled.call_on_mesh(
-            self.mesh,
-            programs.encode_and_pool,
-            self._model,
-            np.stack(rows),
-            speech,
-            readout,
-            specs=(P(), P(DATA), P(DATA), P(DATA)),
-            out_specs=specs_of((memory_axes, axes)),
-            memory=self.job.text is not None,
-        )
+        return round_up(max(lengths), bucket, limit) if self.job.frames else 0
 
     def _decode(
-        self, memory: Memory, transcripts: Sequence[Sequence[str]], chosen: Sequence[int]
+        self,
+        memory: EncodedAudio,
+        transcripts: Sequence[Sequence[str]],
+        frames: Sequence[int],
+        chosen: Sequence[int],
     ) -> dict[int, tuple[Activations, list[int]]]:
         """Decodes prompt, text and end of text of all batches.
 
         Returns:
             For each chosen batch its activations, and the length of each row.
         """
-        tokenizer, n_ctx = self.asr.tokenizer, self.asr.config.n_text_ctx
-        prompt, end = tokenizer.prompt(self.job.language), tokenizer.special.eot
+        n_ctx, prompts = self.asr.config.n_text_ctx, self.prompts(frames)
         n_batches, batch = len(transcripts), len(transcripts[0])
         texts = (
-            self._generate(memory, prompt, n_batches * batch)
+            self.generate(memory, prompts, batch)
             if self.job.text == "greedy"
             else [self.encode_transcript(text) for texts in transcripts for text in texts]
         )
         # A long transcript is cut, so that the row fits into the decoder's context.
-        rows = [[*prompt, *ids[: n_ctx - len(prompt) - 1], end] for ids in texts]
+        rows = [
+            [*prompt, *ids[: n_ctx - len(prompt) - 1], self.end]
+            for prompt, ids in zip(prompts, texts)
+        ]
         lengths = [len(row) for row in rows]
         spans = pools.spans(
-            self.job.pools, [len(prompt)] * len(rows), [n - 1 for n in lengths], lengths, None
+            self.job.pools,
+            [len(prompt) for prompt in prompts],
+            [n - 1 for n in lengths],
+            lengths,
+            None,
+            self.audio_spans(frames),
         )
         longest = [max(lengths[i * batch : (i + 1) * batch]) for i in range(n_batches)]
-        widths = [_round_up(n, _TOKEN_BUCKET, n_ctx) for n in longest]
+        widths = [round_up(n, TOKEN_BUCKET, n_ctx) for n in longest]
         results: dict[int, tuple[Activations, list[int]]] = {}
         for width in dict.fromkeys(widths[i] for i in chosen):
             acts = self._split(self._decode_padded(memory, rows, spans, width), n_batches)
@@ -194,11 +226,15 @@ class ForwardPasses:
         return results
 
     def _decode_padded(
-        self, memory: Memory, rows: list[list[int]], spans: Int[np.ndarray, "B P 2"], width: int
+        self,
+        memory: EncodedAudio,
+        rows: list[list[int]],
+        spans: Int[np.ndarray, "B P 2"],
+        width: int,
     ) -> dict[str, Array]:
         """Decodes rows that are cut or padded to `width` tokens."""
-        end = self.asr.tokenizer.special.eot
-        tokens = np.array([[*row, *[end] * (width - len(row))][:width] for row in rows], np.int32)
+        padded = [[*row, *[self.end] * (width - len(row))][:width] for row in rows]
+        tokens = np.array(padded, np.int32)
         # The position -1 marks padding.
         columns, lengths = np.arange(width), np.array([len(row) for row in rows])
         positions = np.where(columns < lengths[:, None], columns, -1).astype(np.int32)
@@ -206,39 +242,19 @@ class ForwardPasses:
         return compiled.call_on_mesh(
             self.mesh,
             programs.decode_and_pool,
-            self._model,
+            self.model,
             tokens,
             positions,
             memory,
             pools.readout(spans, self.job.sites_of("decoder"), kept),
             specs=(P(), P(DATA), P(DATA), specs_of(axes_of_memory(memory)), P(DATA)),
-            out_specs=specs_of(self._axes_of_acts("decoder", kept > 0)),
+            out_specs=specs_of(self.axes_of_acts("decoder", kept > 0)),
         )
 
-    def _generate(self, memory: Memory, prompt: list[int], n_rows: int) -> list[list[int]]:
-        """Generates the token ids of each row greedily."""
-        tokenizer = self.asr.tokenizer
-        out = compiled.call_on_mesh(
-            self.mesh,
-            programs.generate_rows,
-            self._model,
-            memory,
-            np.tile(np.asarray(prompt, np.int32), (n_rows, 1)),
-            rules_for(tokenizer, timestamps=False),
-            specs=(P(), specs_of(axes_of_memory(memory)), P(DATA), P()),
-            out_specs=P(DATA),
-            max_new_tokens=min(
-                self.job.max_new_tokens, self.asr.config.n_text_ctx - len(prompt) - 1
-            ),
-            eot=tokenizer.special.eot,
-        )
-        out: Generation = jax.device_get(out).check_finite()
-        return [row[:n].tolist() for row, n in zip(out.tokens, out.lengths)]
-
-    def _axes_of_acts(self, stack: str, has_frames: bool) -> dict[str, int]:
+    def axes_of_acts(self, stack: str, has_frames: bool) -> dict[str, int]:
         """Returns the axis of rows of every activation of a stack."""
         names = self.job.sites_of(stack)
-        axes = axes_of_acts(names)
+        axes = axes_of_sites(names)
         pooled = axes if self.job.pools else {}
         frames = {f"{site}/{pools.FRAMES_POOL}": axes[site] for site in names if has_frames}
         return pooled | frames
@@ -252,6 +268,6 @@ class ForwardPasses:
         return [{name: part[i] for name, part in parts.items()} for i in range(n_batches)]
 
 
-def _round_up(length: int, bucket: int, limit: int) -> int:
+def round_up(length: int, bucket: int, limit: int) -> int:
     """Rounds `length` up to a multiple of `bucket`, but at most to `limit`."""
     return min(limit, -(-length // bucket) * bucket)  # -(-a // b) rounds a / b up

@@ -15,10 +15,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxasr import pytrees
 from jaxasr.config import Config
-from jaxasr.sites import SITES, check_known, spec as site_spec
+from jaxasr.sites import SITES, check_known, spec as site_spec, stack_of
 from jaxasr.taps import Acts, Readout
 
-MEAN_POOLS = ("speech", "all")  # pools that average over more than one position
+MEAN_POOLS = ("speech", "audio", "all")  # pools that average over more than one position
+# Kinds of time steps: frames of the encoder, audio tokens, and tokens of the decoder.
+CLOCKS = ("encoder", "audio", "decoder")
 FRAMES_POOL = "frames"  # pool that keeps all frames
 Pool = str | int  # a name or a position
 
@@ -30,6 +32,8 @@ def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
         pool: one or several of
 
             - "speech": mean over the frames of the recording (decoder: over the tokens of the text)
+            - "audio": the same for the encoder; mean over the audio tokens for the decoder of an
+              audio language model
             - "all": mean over all 1,500 frames, including padding (decoder: over prompt, text and
               end of text)
             - "last": the last frame of the recording (decoder: the end of text)
@@ -55,7 +59,7 @@ def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
     ]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(
-            "pool: expected 'speech', 'all', 'last', 'frames' or positions, each once, "
+            "pool: expected 'speech', 'audio', 'all', 'last', 'frames' or positions, each once, "
             f"got {pool!r}."
         )
     return tuple(name for name in names if name != FRAMES_POOL), FRAMES_POOL in names
@@ -80,6 +84,18 @@ def check_sites(sites: Sequence[str]) -> None:
         )
 
 
+def clock_of(config: Config, site: str) -> str:
+    """Returns what the time steps of a site are, one of `CLOCKS`.
+
+    Example:
+        >>> import jaxasr
+        >>> clock_of(jaxasr.language.sizes.RELEASED["qwen2-audio-7b"], "encoder.project")
+        'audio'
+    """
+    has_tokens = site_spec(config, site, 1, 1).frames_per_step > 1
+    return "audio" if stack_of(site) == "encoder" and has_tokens else stack_of(site)
+
+
 def n_features(config: Config, site: str) -> int:
     """Returns the number of features D of a site."""
     return int(np.prod(site_spec(config, site, 1, 1).shape[2:]))
@@ -101,6 +117,7 @@ def spans(
     end: Sequence[int],
     length: Sequence[int],
     whole: int | None,
+    audio: Sequence[tuple[int, int]] | None = None,
 ) -> Int[np.ndarray, "B P 2"]:
     """Returns the span of steps that each pool averages in every row.
 
@@ -112,14 +129,16 @@ def spans(
         end: step after the speech or text, per row.
         length: number of steps without padding, per row.
         whole: number of steps that the pool "all" averages. None: `length`.
+        audio: span of the audio, per row. None: that of the speech or text.
 
     Example:
         >>> spans(["speech", "last"], first=[3], end=[7], length=[8], whole=None).tolist()
         [[[3, 7], [7, 8]]]
     """
+    audio = list(zip(first, end)) if audio is None else audio
     rows = [
-        [_span(pool, start, stop, n, n if whole is None else whole) for pool in pools]
-        for start, stop, n in zip(first, end, length)
+        [of_audio if pool == "audio" else _span(pool, start, stop, n, whole or n) for pool in pools]
+        for start, stop, n, of_audio in zip(first, end, length, audio)
     ]
     return np.array(rows, np.int32).reshape(len(rows), len(pools), 2)
 

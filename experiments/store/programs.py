@@ -6,10 +6,11 @@ from jaxtyping import Array, Float, Int
 
 from experiments.store import pools
 from jaxasr.audio import log_mel
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio, Memory, Prefix
 from jaxasr.decoding import Generation, LogitFilter
 from jaxasr.generate import generate
-from jaxasr.model import Whisper, full_precision
+from jaxasr.language.model import AudioLanguageModel
+from jaxasr.model import SpeechModel, Whisper, full_precision
 from jaxasr.taps import Readout
 
 
@@ -31,11 +32,30 @@ def encode_and_pool(
         return (model.decoder.memory(xa) if memory else None), acts
 
 
+def encode_padded_and_pool(
+    model: AudioLanguageModel,
+    samples: Float[Array, "B n"],
+    n_frames: Int[Array, "B"],
+    n_tokens: Int[Array, "B"],
+    speech: Int[Array, "B 1 2"],
+    readout: Readout,
+    *,
+    memory: bool,
+) -> tuple[Prefix | None, dict[str, Array]]:
+    """Encodes recordings of `n_frames` frames, whose memories have `n_tokens` audio tokens."""
+    config = model.config
+    mel = jax.vmap(lambda audio: log_mel(audio, config.n_mels, config.n_mel_frames))(samples)
+    with full_precision(model):
+        xa, acts = model.encoder(mel.astype(config.dtype), {}, readout, n_frames=n_frames)
+        acts["mel"] = pools.span_means(jnp.swapaxes(mel, 1, 2), 2 * speech)[:, 0]
+        return (model.decoder.memory(xa, lengths=n_tokens) if memory else None), acts
+
+
 def decode_and_pool(
-    model: Whisper,
+    model: SpeechModel,
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
-    memory: Memory,
+    memory: EncodedAudio,
     readout: Readout,
 ) -> dict[str, Array]:
     """Decodes rows, and returns their pooled activations."""
@@ -56,3 +76,17 @@ def generate_rows(
 ) -> Generation:
     """Generates the likeliest tokens of every row."""
     return generate(model, memory, prompt, max_new_tokens=max_new_tokens, rules=rules, eot=eot)
+
+
+def generate_after_prompts(
+    model: AudioLanguageModel,
+    memory: Prefix,
+    prompts: Int[Array, "B T0"],
+    positions: Int[Array, "B T0"],
+    *,
+    max_new_tokens: int,
+    eot: int | None,
+) -> Generation:
+    """Generates the likeliest tokens of every row after its own prompt."""
+    options = {"max_new_tokens": max_new_tokens, "positions": positions, "eot": eot}
+    return generate(model, memory, prompts, **options)

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 from experiments.store import integrity, joining, layout, pools
 from interventions.storage.process_parts import find_parts
 from jaxasr.processes import Process
-from jaxasr.sites import stack_of
 
 
 def open(
@@ -224,10 +223,10 @@ class Store:
         self._find_array(f"{site}.{pools.FRAMES_POOL}")
         row_of = {name: row for row, name in enumerate(self._read("utterance").tolist())}
         chosen = np.array([row_of[name] for name in (self.ids if ids is None else ids)], int)
+        clock = layout.clock_of(self.group, site)
         scale = 2 if site == "encoder.conv1" else 1  # frames of the site per encoder frame
         starts, counts = (
-            scale * self._read(f"{stack_of(site)}_frame_{name}")[chosen]
-            for name in ("start", "count")
+            scale * self._read(f"{clock}_frame_{name}")[chosen] for name in ("start", "count")
         )
         return starts, counts
 

@@ -10,9 +10,16 @@ import ml_dtypes
 import numpy as np
 
 from experiments.store import integrity, layout, pools
-from experiments.store.passes import Activations, ExtractionJob
+from experiments.store.passes import Activations, ExtractionJob, Lengths
 from interventions.storage.text_files import escape_surrogates
-from jaxasr.sites import LAYERED, stack_of
+from jaxasr.sites import LAYERED
+
+# Variables of a store with one length per utterance, and the key of that length.
+_COLUMNS = {
+    "n_frames": "encoder",
+    "n_audio_tokens": "audio",
+    "first_audio_token": "first_audio_token",
+}
 
 
 class Writer:
@@ -25,8 +32,8 @@ class Writer:
         allow_empty: whether all recordings may be left out.
         utterance_ids: ids of all utterances.
         status: `TO_DO`, `DONE` or `LEFT_OUT` for each utterance, as on disk.
-        stacks: "encoder" and "decoder", or those whose frames are stored.
-        n_frames: number of frames of all finished batches, by stack.
+        sites: the sites whose frames are stored, by clock (`pools.CLOCKS`).
+        n_frames: number of frames of all finished batches, by clock.
     """
 
     def __init__(
@@ -35,11 +42,13 @@ class Writer:
         self.group, self.job, self.dtype, self.allow_empty = group, job, dtype, allow_empty
         self.utterance_ids: list[str] = layout.read(group, "utterance").tolist()
         self.status: np.ndarray = layout.read(group, "status")
-        self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
-        self.n_frames = {stack: self._count_frames(stack) for stack in self.stacks}
+        self.sites: dict[str, list[str]] = {}
+        for site in job.sites if job.frames else ():
+            self.sites.setdefault(layout.clock_of(group, site), []).append(site)
+        self.n_frames = {clock: self._count_frames(clock) for clock in self.sites}
 
-    def _count_frames(self, stack: str) -> int:
-        counts = layout.read(self.group, f"{stack}_frame_count")
+    def _count_frames(self, clock: str) -> int:
+        counts = layout.read(self.group, f"{clock}_frame_count")
         return int(counts[self.status != layout.TO_DO].sum())
 
     def is_done(self, rows: range) -> bool:
@@ -47,7 +56,7 @@ class Writer:
         return bool((self.status[rows.start : rows.stop] != layout.TO_DO).all())
 
     def write(
-        self, rows: range, acts: Activations, lengths: dict[str, list[int]], problems: Sequence[str]
+        self, rows: range, acts: Activations, lengths: Lengths, problems: Sequence[str]
     ) -> None:
         """Writes one batch.
 
@@ -55,7 +64,8 @@ class Writer:
             rows: indices of the batch's utterances in the store.
             acts: activations and mel features, as `ForwardPasses.run` returns them. If they have
                 more rows than `rows`, the rest is padding.
-            lengths: length of each row without padding, by stack.
+            lengths: length of each row without padding, by clock. For an audio language model also
+                `first_audio_token`.
             problems: for each row the reason why it is left out, or "".
         """
         n, batch = len(rows), slice(rows.start, rows.stop)
@@ -71,22 +81,24 @@ class Writer:
                 pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]
                 values = self._to_disk_format(site, np.where(good[:, None], pooled, 0))
                 layout.write(self.group, site, (..., batch, slice(None)), values)
-        for stack in self.stacks:
-            self._write_frames(stack, batch, acts, np.where(good, lengths[stack][:n], 0))
+        for clock in self.sites:
+            self._write_frames(clock, batch, acts, np.where(good, lengths[clock][:n], 0))
         layout.write(self.group, "mel", batch, np.where(good[:, None], acts["mel"][:n], 0))
-        layout.write(self.group, "n_frames", batch, np.where(good, lengths["encoder"][:n], 0))
+        for name, key in _COLUMNS.items():
+            if name in self.group:
+                layout.write(self.group, name, batch, np.where(good, lengths[key][:n], 0))
         if not good.all():
             layout.write(self.group, "problem", batch, np.array(problems, dtype=object))
         self.status[batch] = np.where(good, layout.DONE, layout.LEFT_OUT)
         layout.write(self.group, "status", batch, self.status[batch])
 
     def _write_frames(
-        self, stack: str, batch: slice, acts: Activations, counts: np.ndarray
+        self, clock: str, batch: slice, acts: Activations, counts: np.ndarray
     ) -> None:
-        """Appends the frames of a batch, without padding, at all sites of a stack."""
-        start = self.n_frames[stack]
+        """Appends the frames of a batch, without padding, at all sites of a clock."""
+        start = self.n_frames[clock]
         stop = start + int(counts.sum())
-        for site in self.job.sites_of(stack):
+        for site in self.sites[clock]:
             scale = 2 if site == "encoder.conv1" else 1  # frames of the site per encoder frame
             x = acts[f"{site}/{pools.FRAMES_POOL}"]
             frames = [x[..., row, : scale * count, :] for row, count in enumerate(counts)]
@@ -97,9 +109,9 @@ class Writer:
             values = self._to_disk_format(site, np.concatenate(frames, axis=-2))
             layout.write(self.group, name, where, values)
         # An utterance starts after the frames of all utterances before it.
-        layout.write(self.group, f"{stack}_frame_start", batch, start + np.cumsum(counts) - counts)
-        layout.write(self.group, f"{stack}_frame_count", batch, counts)
-        self.n_frames[stack] = stop
+        layout.write(self.group, f"{clock}_frame_start", batch, start + np.cumsum(counts) - counts)
+        layout.write(self.group, f"{clock}_frame_count", batch, counts)
+        self.n_frames[clock] = stop
 
     def _find_non_finite(self, acts: Activations, row: int) -> str:
         """Names a site at which a row is NaN or infinite. "" if there is none."""

@@ -156,7 +156,7 @@ def test_shards_hold_all_activations_on_the_device(full):
 @pytest.mark.parametrize(("options", "message"), [
     ({"sites": ["encoder.attn.pattern"]}, "expected sites with one time axis"),
     ({"sites": ["encoder.resid"]}, "Unknown site"),
-    ({"pool": "median"}, "expected 'speech', 'all', 'last', 'frames' or positions"),
+    ({"pool": "median"}, "expected 'speech', 'audio', 'all', 'last', 'frames' or pos"),
     ({"pool": ("last", "last")}, "each once"),
     ({"dtype": "int8"}, "dtype: expected one of float32"),
     ({"text": "own"}, "text: expected one of greedy, transcript"),
