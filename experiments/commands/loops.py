@@ -31,7 +31,7 @@ _MANIFEST_HELP = (
 )
 _CLEAN_HELP = (
     "Clean speech, in the same layouts, for the cost of each patch. The word error rate needs "
-    "transcripts. A cost below 2 points needs about 100 recordings of many speakers."
+    "transcripts. A cost below 2 points needs about 180 speakers."
 )
 _TOKENS_HELP = (
     "Largest number of tokens per text. A loop must be found in them, which needs 48 or more."
@@ -127,12 +127,7 @@ def _run(
         from experiments.studies.loop_ranking.run import Settings, rank_loops
         from jaxasr.processes import this_process
     with steps(f"load {model}"):
-        asr = runtime.load(model, dtype)
-    if asr.config.audio_language is not None:
-        raise ValueError(
-            f"--model: expected a Whisper, got {model}, an audio language model, whose decoder has "
-            "no cross-attention. Choose a Whisper."
-        )
+        asr = runtime.load_whisper(model, dtype)
     settings = Settings(max_new_tokens=tokens, seed=seed)
     process = this_process()
     result = rank_loops(
