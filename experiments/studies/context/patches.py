@@ -8,12 +8,12 @@ An encoder cell starts from the stored residual before its lowest edited layer. 
 whole pass. JAX traces the functions that compute cells.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 from jaxtyping import Array, Bool, Float, Int
 
 import jaxasr
@@ -92,28 +92,18 @@ class Spoken:
 def rotations(width: int, n_random: int, seed: int) -> Float[np.ndarray, "K D D"]:
     """Returns the identity and `n_random` random rotations of the activations.
 
-    A seed permutes and flips the rows of fixed random rotations, and flips their columns. To draw
-    the rotations themselves for each recording would take longer than the patches.
-
     Example:
         >>> turned = np.ones(8, np.float32) @ rotations(8, 1, seed=0)[1]
         >>> bool(np.isclose(np.linalg.norm(turned), 8**0.5))
         True
     """
-    draws = [_rotation(width, kind, seed) for kind in range(1, n_random + 1)]
-    return np.stack([np.eye(width, dtype=np.float32), *draws])
-
-
-def _rotation(width: int, kind: int, seed: int) -> Float[np.ndarray, "D D"]:
-    rng = np.random.default_rng([seed, kind])
-    rows, columns = rng.choice(np.float32([-1, 1]), size=(2, width))
-    return rows[:, None] * _fixed_rotation(width, kind)[rng.permutation(width)] * columns
-
-
-@functools.cache
-def _fixed_rotation(width: int, kind: int) -> Float[np.ndarray, "D D"]:
-    normal = np.random.default_rng([width, kind]).normal(size=(width, width))
-    return np.linalg.qr(normal)[0].astype(np.float32)
+    # On a busy machine, the threads of BLAS wait for each other longer than one thread computes.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        draws = [
+            np.linalg.qr(np.random.default_rng([seed, kind]).normal(size=(width, width)))[0]
+            for kind in range(1, n_random + 1)
+        ]
+    return np.stack([np.eye(width), *draws]).astype(np.float32)
 
 
 def prepare(
