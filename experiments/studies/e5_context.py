@@ -19,8 +19,10 @@ from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.context import figures, grid, judging
 from experiments.studies.context.spoken_word import is_testable
 from experiments.studies.context.stimuli import Job, choose_reading, jobs_of, passes_gate, patch
+from experiments.studies.language_claims import name_family
 from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from jaxasr import Recogniser
+from jaxasr.families import FAMILIES, WHISPER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     items = cache.each(
         "E5 patches", [job for job, _ in jobs], score, key=lambda job: f"{job.condition} {job.id}"
     )
-    return _to_dataset(jobs, items, listed, len(groups))
+    return name_family(_to_dataset(jobs, items, listed, len(groups)), asr.config)
 
 
 def _choose(asr: Recogniser, seed: int, group: Sequence[Reading]) -> Arrays:
@@ -153,6 +155,7 @@ STUDY = Study(
     },
     claims=judging.CLAIMS,
     version=2,
+    families=(WHISPER, *FAMILIES),
     differs=(
         "if the corpus has no such sentences, synthetic voices read 212 sentences of ours; a voice "
         "is used for a sentence if the model transcribes its odd word alone or in a neutral "

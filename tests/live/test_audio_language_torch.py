@@ -10,7 +10,15 @@ torch = pytest.importorskip("torch")
 from audio_language_reference import build, reference
 
 from jaxasr.language.encoder import count_frames
-from tests.audio_language import TINY, activations, tiny_mel, tiny_model, tiny_tokens, visible_error
+from tests.audio_language import (
+    FLAMINGO,
+    TINY,
+    activations,
+    tiny_mel,
+    tiny_model,
+    tiny_tokens,
+    visible_error,
+)
 
 TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
 EXACT = 1e-8  # of max(1, max|reference|), in float64
@@ -20,6 +28,7 @@ CASES = [
     for n_kv_head in (2, 4)
     for lengths in ([40, 29, 9], [31, 40, 18])
 ]
+CASES += [(name, 2, [40, 29, 9]) for name in FLAMINGO]
 
 
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
