@@ -49,9 +49,8 @@ compile_cache.enable()
 
 QUICK = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 
-# `pytest tests/live` compares with torch, after `pip install torch`. `pytest tests/tpu` compiles
-# programs for a TPU, after `pip install 'jaxasr[tpu]'`.
-collect_ignore = ["live", "tpu"]
+# Folders with tests that need more packages or more time. CONTRIBUTING.md has their commands.
+collect_ignore = ["devices", "documentation", "live", "tpu"]
 
 # All sizes differ, so that a transposed axis fails. Heads have width 5 and 3.
 TINY = jaxasr.Config(

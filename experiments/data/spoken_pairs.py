@@ -68,6 +68,7 @@ class Reading:
         alone: the target word alone. None: no such recording exists.
         carrier: the target word in `CARRIER`, in which any word fits. None: no such recording
             exists.
+        spliced: whether the words are spliced into a recording of real speech.
     """
 
     pair: Pair
@@ -76,6 +77,7 @@ class Reading:
     fitting: Utterance | None = None
     alone: Utterance | None = None
     carrier: Utterance | None = None
+    spliced: bool = False
 
     @property
     def id(self) -> str:

@@ -30,7 +30,7 @@ def sample(asr):
 @pytest.fixture(scope="module")
 def scored(asr, sample):
     audio, tokens, words = sample
-    listed = grid.patches(asr.config, ALPHAS, ALPHAS, 0.5, 2)
+    listed = grid.patches(asr.config, ALPHAS, ALPHAS, ALPHAS, 0.5, 2)
     # The first, second and last groups, and some places, to keep the test short.
     chosen = [
         patch

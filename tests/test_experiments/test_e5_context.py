@@ -12,21 +12,31 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.spoken_pairs import CARRIER, Pair, pairs, readings
 from experiments.studies.claims import SUPPORTED, UNTESTABLE, WEAKER
 from experiments.studies.context import effects, grid
-from experiments.studies.context.judging import CLAIMS
+from experiments.studies.context.judging import ALL_CLAIMS, CLAIMS
 from experiments.studies.context.spoken_word import FITTING, ODD, OTHER, outcome, spellings
 from experiments.studies.context.stimuli import MISSING, Job, passes_gate
 from experiments.studies.e5_context import STUDY, Config
 
 CONFIG = Config()
-LISTED = grid.patches(FOUR_LAYERS, CONFIG.alphas, CONFIG.random_alphas, CONFIG.group_alpha, 3)
+LISTED = grid.patches(
+    FOUR_LAYERS, CONFIG.alphas, CONFIG.encoder_alphas, CONFIG.random_alphas, CONFIG.group_alpha, 3
+)
 N = 60  # sentences
+N_SPEAKERS = 30  # of spliced sentences
 IDLE = "decoder.attn_out 0"  # reads only tokens
 
 
 def make_results(seed: int = 0, errors: float = 0.5, planted: bool = False) -> xr.Dataset:
-    """Makes scores of 60 sentences in three conditions, with or without planted effects."""
+    """Makes scores of 60 sentences and 60 spliced ones, with or without planted effects."""
+    whole = make_scores(seed, errors, planted, ("odd", "fitting", "carrier"), spliced=False)
+    spliced = make_scores(1000 + seed, errors, planted, ("odd", "fitting"), spliced=True)
+    return xr.concat([whole, spliced], "example")
+
+
+def make_scores(
+    seed: int, errors: float, planted: bool, conditions: tuple[str, ...], spliced: bool
+) -> xr.Dataset:
     rng = np.random.default_rng(seed)
-    conditions = ("odd", "fitting", "carrier")
     rows = list(itertools.product(range(N), conditions))
     condition = np.array([name for _, name in rows])
     shift = rng.normal(size=(len(rows), len(LISTED)))
@@ -51,17 +61,21 @@ def make_results(seed: int = 0, errors: float = 0.5, planted: bool = False) -> x
     if not planted:
         plain = np.where((condition == "fitting") & is_error, ODD, plain)
     outcomes = np.where(restores, ODD, plain[:, None])
+    if spliced:
+        shift[:, ~grid.of_places(LISTED)] = np.nan
     coords = {name: ("cell", values) for name, values in labels.items()}
     return xr.Dataset(
         {
             "difference": (("example", "cell"), shift - 3.0),
             "outcome": (("example", "cell"), outcomes),
             "transcribed": ("example", plain),
+            "spliced": ("example", np.full(len(rows), spliced)),
         },
         {
-            "example": [f"{name}: {i}" for i, name in rows],
+            "example": [f"{name}: {i} {spliced}" for i, name in rows],
             "condition": ("example", condition),
             "sentence": ("example", [f"sentence {i}" for i, _ in rows]),
+            "voice": ("example", [f"speaker {i % N_SPEAKERS}" for i, _ in rows]),
             **coords,
         },
     )
@@ -74,20 +88,22 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 def test_planted_effects_are_found():
     data = make_results(planted=True)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, SUPPORTED)
+    assert verdicts(data) == dict.fromkeys(ALL_CLAIMS, SUPPORTED)
     numbers = STUDY.analyse(data, CONFIG).numbers
+    assert numbers["spliced"]["speakers"] == N_SPEAKERS
+    assert numbers["spliced"]["odd_transcribed_as_fitting"] == 30
     assert numbers["places_without_effect"] == [IDLE]
     assert numbers["contextual_errors"] == 30
 
 
 def test_nothing_is_found_in_nothing():
     """In at most 5 % of 40 runs of all claims together, and in at most 4 of 40 of each."""
-    found = dict.fromkeys(CLAIMS, 0)
+    found = dict.fromkeys(ALL_CLAIMS, 0)
     for seed in range(40):
         for key, verdict in verdicts(make_results(seed)).items():
             found[key] += verdict in (SUPPORTED, WEAKER)
     assert max(found.values()) <= 4, found
-    assert sum(found.values()) <= 0.05 * 40 * len(CLAIMS)
+    assert sum(found.values()) <= 0.05 * 40 * len(ALL_CLAIMS)
 
 
 def test_without_errors_only_shifts_are_judged():
@@ -101,6 +117,22 @@ def test_without_a_voice_nothing_is_judged():
     data = make_results().isel(example=slice(0, 0))
     assert set(verdicts(data).values()) == {UNTESTABLE}
     assert STUDY.draw(data, CONFIG) == {}
+
+
+def test_without_spliced_speech_the_other_claims_are_judged():
+    data = effects.of_speech(make_results(planted=True), spliced=False)
+    by_key = verdicts(data)
+    assert {by_key[key] for key in CLAIMS} == {SUPPORTED}
+    assert {by_key[key] for key in by_key if key not in CLAIMS} == {UNTESTABLE}
+
+
+def test_sentences_of_one_speaker_are_one_unit():
+    findings = STUDY.analyse(make_results(planted=True), CONFIG).findings
+    for key in set(ALL_CLAIMS) - set(CLAIMS):
+        evidence = findings[key].evidence
+        assert evidence is not None
+        assert evidence.n == N_SPEAKERS
+        assert findings[key].claim.units == "speakers"
 
 
 def test_tries_without_replacement_agree_with_simulation():
@@ -171,3 +203,23 @@ def test_every_place_has_its_strengths(kind: str):
     assert len(places) == 4 * 5 * len(alphas)
     assert {patch.alpha for patch in places} == set(alphas)
     assert all((patch.direction > 0) == (kind == "random") for patch in places)
+
+
+def test_the_encoder_has_strengths_of_its_own():
+    """Random moves have the same strengths as moves towards noise, so that they can be compared."""
+    listed = grid.patches(FOUR_LAYERS, (0.1, 0.5, 1.0), (0.1, 0.5), (0.5, 1.0), 0.5, 3)
+    places = [patch for patch in listed if patch.unit == "place"]
+    for stack, noise, random in (
+        ("encoder", {0.1, 0.5}, {0.5}),
+        ("decoder", {0.1, 0.5, 1.0}, {0.5, 1.0}),
+    ):
+        for kind, expected in (("noise", noise), ("random", random)):
+            chosen = [p for p in places if p.stack == stack and p.kind == kind]
+            assert {patch.alpha for patch in chosen} == expected
+
+
+@pytest.mark.parametrize("name", ["all", "here", "quick"])
+def test_every_preset_has_random_moves_in_both_stacks(name: str):
+    config = dataclasses.replace(CONFIG, **STUDY.presets[name])
+    for alphas in (config.alphas, config.encoder_alphas):
+        assert set(config.random_alphas) & set(alphas)

@@ -1,9 +1,5 @@
 """The shares that several processes extract open as the store of one process, equal to the bit."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from small_speech import small_recogniser, tones
@@ -106,11 +102,3 @@ def test_a_folder_holds_one_store_or_shares(asr, corpus, one, tmp_path):
     extract_shares(asr, corpus, tmp_path, 2)
     with pytest.raises(store.StoreError, match=r"holds the shares of several processes \(2\)"):
         store.extract(asr, corpus, tmp_path, **OPTIONS)
-
-
-def test_one_to_eight_devices_write_the_same_bytes():
-    # The number of devices is fixed when JAX starts, so a new process is needed.
-    command = [sys.executable, "-m", "tests.store_meshes", "encoder"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "all equal", done.stdout + done.stderr[-2000:]

@@ -1,9 +1,5 @@
 """Attribution, paths and generated texts of several recordings, on one device or on a mesh."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +16,7 @@ from interventions.generation.row_values import acts_on_rows_alone
 from interventions.patching import row_chunks
 from interventions.patching.row_chunks import RowChunks
 from jaxasr import compiled, meshes
-from tests.meshes import FUNCTIONS, arrays_of, generate_options, make_run, metric
+from tests.devices.meshes import FUNCTIONS, arrays_of, generate_options, make_run, metric
 
 OPTIONS = {"max_new_tokens": 5, "eot": 100}
 
@@ -175,11 +171,3 @@ def test_another_number_of_recordings_compiles_nothing(tiny_model):
         generate_encoder_cells(tiny_model, mel, prompt, cells, batch=3, **options)
         n_compiled.append(compiled.n_compiled(encoder_cells._encode_cells))
     assert n_compiled[0] == n_compiled[1]
-
-
-def test_one_to_eight_devices_give_the_same_bits():
-    # The number of devices is fixed when JAX starts, so a new process is needed.
-    command = [sys.executable, "-m", "tests.meshes", "attribution", "encoder_cells"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "all equal", done.stderr[-2000:]

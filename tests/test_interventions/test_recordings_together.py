@@ -1,9 +1,5 @@
 """Sweeps that compute several recordings together, on one device or on a mesh."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -14,7 +10,7 @@ import interventions as iv
 from interventions.patching import programs, workload
 from interventions.patching.cell_chunks import cell_chunks
 from jaxasr import compiled, meshes
-from tests.meshes import SITES, make_run
+from tests.devices.meshes import SITES, make_run
 
 METRIC = iv.logit_diff(np.array([3, 4, 5, 6, 7]), 9)
 
@@ -159,11 +155,3 @@ def test_wrong_meshes_are_refused(tiny_model, five):
         meshes.make_mesh(1, cells=3)
     with pytest.raises(ValueError, match="recordings: expected 1 or more, got 0"):
         iv.sweep(tiny_model, *five, recordings=0, **options_of("decoder.attn.z"))
-
-
-def test_one_to_eight_devices_give_the_same_bits():
-    # The number of devices is fixed when JAX starts, so a new process is needed.
-    command = [sys.executable, "-m", "tests.meshes", "decoder.attn.z", "encoder.mlp_out"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "all equal", done.stderr[-2000:]

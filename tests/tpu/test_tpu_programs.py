@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 from audio_language import TINY
-from divided_weights import SHAPE
 from jax.sharding import PartitionSpec as P
 
 import jaxasr
@@ -15,6 +14,7 @@ from interventions import planning
 from interventions.planning.report import cost_of
 from jaxasr import ahead_of_time, compiled
 from jaxasr.meshes import DATA
+from tests.devices.divided_weights import SHAPE
 
 CONFIG = jaxasr.SIZES["tiny"].replace(
     n_audio_ctx=20,

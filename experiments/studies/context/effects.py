@@ -16,6 +16,11 @@ from experiments.studies.context.spoken_word import FITTING, ODD
 _MIN_SHIFT = 1e-3  # smaller shifts are rounding errors
 
 
+def of_speech(arrays: xr.Dataset, spliced: bool) -> xr.Dataset:
+    """Returns the recordings whose words are spliced into real speech, or all others."""
+    return arrays.isel(example=np.flatnonzero(arrays.spliced.values == spliced))
+
+
 def shifts(arrays: xr.Dataset, condition: str = "odd") -> xr.DataArray:
     """Returns the shift of each patch of the recordings of a condition, [example, cell]."""
     chosen = arrays.isel(example=np.flatnonzero(arrays.condition.values == condition))

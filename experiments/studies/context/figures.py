@@ -17,6 +17,7 @@ _WINDOW_COLOURS = {"word": plots.ACCENT, "context": plots.BLUE, "matched": plots
 
 def draw(arrays: xr.Dataset) -> dict[str, Figure]:
     """Draws shifts per place, shifts per window of time, and restored words per number of tries."""
+    arrays = effects.of_speech(arrays, spliced=False)
     if not (arrays.condition.values == "odd").any():
         return {}
     return {

@@ -22,8 +22,7 @@ WINDOWS = ("whole", "word", "context", "matched")
 THIRDS = ("lower", "middle", "upper")
 STACKS = ("encoder", "decoder")
 _MARGIN = 2  # frames of 20 ms that are added to both ends of the word
-# Windows of groups that are patched in a random direction, and windows in other sentences.
-_RANDOM_WINDOWS, _CONTROL_WINDOWS = ("whole", "word", "context"), ("whole", "word")
+_RANDOM_WINDOWS = ("context",)  # of groups of the encoder that move in a random direction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Patch:
 def patches(
     config: Config,
     alphas: Sequence[float],
+    encoder_alphas: Sequence[float],
     random_alphas: Sequence[float],
     group_alpha: float,
     n_random: int,
@@ -67,19 +67,27 @@ def patches(
     Args:
         config: the model's sizes.
         alphas: strengths of places that move towards noise.
-        random_alphas: strengths of places that move in a random direction.
+        encoder_alphas: the same for places of the encoder.
+        random_alphas: strengths of places that move in a random direction. A strength at which a
+            place does not move towards noise is left out.
         group_alpha: strength of groups.
         n_random: number of random directions. Strengths and thirds use them in turn.
     """
     places = _places(config)
     groups = _groups(config)
+    strengths = {"encoder": encoder_alphas, "decoder": alphas}
     return [
         *(Patch("none", stack, (), 0, 1, f"{stack}: none") for stack in STACKS),
-        *(dataclasses.replace(place, alpha=alpha) for place in places for alpha in alphas),
+        *(
+            dataclasses.replace(place, alpha=alpha)
+            for place in places
+            for alpha in strengths[place.stack]
+        ),
         *(
             dataclasses.replace(place, kind="random", alpha=alpha, direction=1 + i % n_random)
             for place in places
             for i, alpha in enumerate(random_alphas)
+            if alpha in strengths[place.stack]
         ),
         *(
             dataclasses.replace(
@@ -91,10 +99,15 @@ def patches(
             )
             for i, group in enumerate(groups)
             for kind, window in itertools.product(("noise", "random"), WINDOWS)
-            if (window == "whole" or group.stack == "encoder")
-            and (kind == "noise" or window in _RANDOM_WINDOWS)
+            if _is_tried(group.stack, kind, window)
         ),
     ]
+
+
+def _is_tried(stack: str, kind: str, window: str) -> bool:
+    if stack == "decoder":
+        return window == "whole"
+    return kind == "noise" or window in _RANDOM_WINDOWS
 
 
 def _places(config: Config) -> list[Patch]:
@@ -149,10 +162,22 @@ def labels(listed: Sequence[Patch]) -> dict[str, np.ndarray]:
 
 
 def of_controls(listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:
-    """Marks the patches of sentences in which the word fits or any word fits."""
+    """Marks the patches of sentences in which any word fits: groups towards noise, and no patch."""
     return np.array(
         [
-            patch.unit == "none" or (patch.unit == "group" and patch.window in _CONTROL_WINDOWS)
+            patch.unit == "none"
+            or (patch.unit == "group" and patch.kind == "noise" and patch.window == "whole")
+            for patch in listed
+        ]
+    )
+
+
+def of_places(listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:
+    """Marks single places at the strengths at which random moves are tried too, and no patch."""
+    random = {patch.alpha for patch in listed if patch.unit == "place" and patch.kind == "random"}
+    return np.array(
+        [
+            patch.unit == "none" or (patch.unit == "place" and patch.alpha in random)
             for patch in listed
         ]
     )

@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from experiments.studies.claims import SECONDARY, Claim, Finding
-from experiments.studies.context import effects
+from experiments.studies.context import effects, splice_claims
+from experiments.studies.context.grid import WINDOWS
 from experiments.studies.context.spoken_word import FITTING, ODD
 from experiments.studies.evidence import mean_evidence, paired_evidence, share_evidence
 from experiments.studies.halves import CHOOSE, CONFIRM, halves
@@ -123,13 +124,22 @@ _OF_QWEN = {
 _NO_FRAMES = (
     "the word's frames are not known; an audio language model needs recordings with times of words"
 )
+ALL_CLAIMS = {**CLAIMS, **splice_claims.CLAIMS}
 
 
 def analyse(arrays: xr.Dataset, seed: int) -> Analysis:
-    """Judges `CLAIMS`."""
+    """Judges `ALL_CLAIMS`."""
+    spliced, whole = (effects.of_speech(arrays, spliced=value) for value in (True, False))
+    findings, numbers = _analyse_whole(whole, seed)
+    numbers["spliced"] = splice_claims.numbers(spliced)
+    return Analysis({**findings, **splice_claims.judge(spliced, seed)}, numbers)
+
+
+def _analyse_whole(arrays: xr.Dataset, seed: int) -> tuple[dict[str, Finding], dict[str, Any]]:
+    """Judges `CLAIMS` of sentences that are spoken as a whole."""
     if not (arrays.condition.values == "odd").any():
         reason = "no voice is installed: pip install jaxasr[voice]"
-        return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
+        return {key: claim.judge(None, reason) for key, claim in CLAIMS.items()}, {}
     claims = claims_of(arrays, CLAIMS, _OF_QWEN)
     findings = {
         "context": _judge_context(arrays, claims["context"], seed),
@@ -138,7 +148,7 @@ def analyse(arrays: xr.Dataset, seed: int) -> Analysis:
     }
     findings["one_place"], best = _judge_one_place(arrays, seed)
     ordered = {key: findings[key] for key in CLAIMS}
-    return Analysis(ordered, _numbers(arrays) | {"best_place": best})
+    return ordered, _numbers(arrays) | {"best_place": best}
 
 
 def _judge_context(arrays: xr.Dataset, claim: Claim, seed: int) -> Finding:
@@ -247,8 +257,8 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
                 effects.mean_shift(arrays, part="encoder", kind=kind, window=window).mean()
             )
             for kind in ("noise", "random")
-            for window in ("whole", "word", "context", "matched")
-            if (kind, window) != ("random", "matched")
+            for window in WINDOWS
+            if kind == "noise" or window == "context"
         },
         **kinds,
     }

@@ -5,17 +5,25 @@ carrier, in which any word fits. Without both recordings, a reading passes.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 import jaxasr
 from experiments.data.corpora import Utterance
 from experiments.data.spoken_pairs import CARRIER, Pair, Reading
 from experiments.item_cache import Arrays, short_hash
 from experiments.studies.context import patches
-from experiments.studies.context.grid import Patch, cells, of_controls, window_masks
+from experiments.studies.context.grid import (
+    WINDOWS,
+    Patch,
+    cells,
+    of_controls,
+    of_places,
+    window_masks,
+)
 from experiments.studies.context.spoken_word import FITTING, ODD, OTHER, first_tokens, outcome
 from experiments.studies.selection import first_window
 from jaxasr import Recogniser
@@ -62,9 +70,9 @@ class Job:
         return dataclasses.replace(pair, sentence=CARRIER) if self.condition == "carrier" else pair
 
 
-def transcribe(asr: Recogniser, reading: Reading) -> Arrays:
-    """Transcribes all recordings of a reading, and returns the outcome of each condition."""
-    clips = {name: clip for name in CONDITIONS if (clip := getattr(reading, name)) is not None}
+def transcribe(asr: Recogniser, reading: Reading, conditions: Sequence[str] = CONDITIONS) -> Arrays:
+    """Transcribes recordings of a reading, and returns the outcome of each of `CONDITIONS`."""
+    clips = {name: clip for name in conditions if (clip := getattr(reading, name)) is not None}
     texts = _generate_texts(asr, [first_window(clip) for clip in clips.values()])
     sentences = {"carrier": CARRIER, "alone": "{}"}
     outcomes = {str(name): MISSING for name in CONDITIONS}
@@ -132,7 +140,11 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
     before = pair.sentence.partition("{}")[0].rstrip()
     prefix = [*_prompt(asr, audio), *(tokenizer.encode(f" {before}") if before else [])]
     recording_seed = int(short_hash(seed, job.id)[:8], 16)
-    span = _word_span(asr, job, audio)
+    tried = _tried(job, listed)
+    has_windows = any(patch.window != WINDOWS[0] for patch in itertools.compress(listed, tried))
+    span = _word_span(asr, job, audio) if has_windows else None
+    if span is None and asr.config.audio_language is not None:  # nothing is known of its frames
+        tried = tried & np.array([patch.window == WINDOWS[0] for patch in listed])
     masks = window_masks(span, len(audio), asr.config.n_audio_ctx)
     spoken = patches.prepare(
         asr,
@@ -144,9 +156,6 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
         recording_seed,
         -(-max(len(prefix), 2 * _TOKENS_MULTIPLE) // _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE,
     )
-    tried = np.ones(len(listed), bool) if job.condition == "odd" else of_controls(listed)
-    if span is None and asr.config.audio_language is not None:  # nothing is known of its frames
-        tried = tried & np.array([patch.window == "whole" for patch in listed])
     scores = np.full((len(listed), len(patches.SCORES)), np.nan)
     chosen = [patch for patch, is_tried in zip(listed, tried) if is_tried]
     scores[tried] = patches.score(asr.model, spoken, cells(chosen))
@@ -166,10 +175,21 @@ def _prompt(asr: Recogniser | PromptedRecogniser, audio: Float[np.ndarray, "n"])
     return asr.tokenizer.prompt("en")
 
 
+def _tried(job: Job, listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:
+    """Marks the patches of a recording that a claim or a figure uses."""
+    if job.condition == "odd":
+        return of_places(listed) if job.reading.spliced else np.ones(len(listed), bool)
+    if job.condition == "carrier":
+        return of_controls(listed)
+    return np.array([patch.unit == "none" for patch in listed])
+
+
 def _word_span(
     asr: Recogniser, job: Job, audio: Float[np.ndarray, "n"]
 ) -> tuple[float, float] | None:
     """Finds the target word: from the recording's annotation, else by aligning the sentence."""
+    if gap := job.clip.tiers.get("gap"):
+        return gap[0].start_s, gap[0].end_s
     number = len(job.pair.sentence.partition("{}")[0].split())
     if spans := job.clip.tiers.get("words"):
         return spans[number].start_s, spans[number].end_s

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/reference"))
 import pages  # noqa: E402
 

@@ -1,7 +1,7 @@
 """Fits probes on meshes of 1, 2, 4 and 8 devices, and compares the banks bit by bit.
 
 Run it in a process of its own, because the number of devices is fixed when JAX starts:
-`python -m tests.probe_meshes`, or with some cases: `python -m tests.probe_meshes class-cpu`.
+`python -m tests.devices.probe_meshes`. Arguments name cases, such as `class-cpu`.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import numpy as np
 import interventions as iv
 from interventions.probes import device_path
 from jaxasr.meshes import make_mesh
-from tests.meshes import N_DEVICES
+from tests.devices.meshes import N_DEVICES
 
 N_LAYERS, N_ROWS, N_FEATURES = 5, 90, 20
 MESHES = ((1, 1), (2, 1), (4, 2), (8, 1))  # (devices, devices along "cells")

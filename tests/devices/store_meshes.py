@@ -1,7 +1,7 @@
 """Extracts stores on meshes of 1, 2, 4 and 8 devices, and compares their files bit by bit.
 
 Run it in a process of its own, because the number of devices is fixed when JAX starts:
-`python -m tests.store_meshes`.
+`python -m tests.devices.store_meshes`.
 """
 
 import sys
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # to import helper modules in tests/
+sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules in tests/
 
 import jax
 from attacks.jobs import recogniser

@@ -1,7 +1,7 @@
 """Compares models whose weights are divided over 8 devices with the same models on one device.
 
 Run it in a process of its own, because the number of devices is fixed when JAX starts:
-`PYTHONPATH=.:tests python -m tests.divided_weights`.
+`PYTHONPATH=.:tests python -m tests.devices.divided_weights`.
 """
 
 import sys
@@ -15,7 +15,8 @@ from flax import nnx
 import interventions as iv
 import jaxasr
 from jaxasr.divided_weights import MODEL, divide_weights
-from tests import audio_language, meshes
+from tests import audio_language
+from tests.devices import meshes
 from tests.golden import tiny
 
 N_DEVICES = 8

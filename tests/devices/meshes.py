@@ -1,7 +1,7 @@
 """Computes sweeps and other methods on meshes of 1, 2, 4 and 8 devices. Compares them bit by bit.
 
 Run it in a process of its own, because the number of devices is fixed when JAX starts:
-`python -m tests.meshes`.
+`python -m tests.devices.meshes`.
 """
 
 import sys
