@@ -68,5 +68,5 @@ FAMILIES: dict[str, AudioLanguageFamily] = {
 # Families of transformers whose layout is similar, and why they are not supported.
 UNSUPPORTED: dict[str, str] = {
     "glmasr": "its encoder has rotary positions, which the shared encoder does not have",
-    "voxtral_realtime": "its encoder is causal and reads audio as a stream",
+    "voxtral_realtime": "its encoder is causal, with a sliding window and RMSNorm",
 }
