@@ -44,7 +44,7 @@ def test_the_study_probes_the_states_of_bad_and_faultless_texts(asr, tmp_path, m
             f"u{i}",
             Path(f"u{i}"),
             speaker=f"s{i // 2}",
-            transcript="one two three four",
+            transcript="The captain read the old letter",
             labels={"lang": "en", "set": "one"},
             read=lambda i=i: tone(200 + 50 * i, seconds=0.5, seed=i),
         )
