@@ -31,7 +31,7 @@ _MANIFEST_HELP = (
 )
 _CLEAN_HELP = (
     "Clean speech, in the same layouts, for the cost of each patch. The word error rate needs "
-    "transcripts. A cost below 2 points needs about 100 recordings of many speakers."
+    "transcripts. A cost below 2 points needs about 180 speakers."
 )
 _TOKENS_HELP = (
     "Largest number of tokens per text. A loop must be found in them, which needs 48 or more."

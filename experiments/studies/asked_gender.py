@@ -19,9 +19,10 @@ _WORDS = {"F": {"female", "woman", "girl", "feminine"}, "M": {"male", "man", "bo
 def add_answers(
     asr: PromptedRecogniser, clips: Iterable[Utterance], arrays: xr.Dataset, cache: ItemCache
 ) -> xr.Dataset:
-    """Adds `answered` [example] to the rows of E1: whether the model answers with the right gender.
+    """Asks for the gender, and adds `answered` [example] to the rows of E1.
 
-    Rows of other questions get NaN.
+    `answered` is 1 if the model answers with the right gender, else 0. Rows of other questions get
+    NaN.
 
     Args:
         asr: the model.

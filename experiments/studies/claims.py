@@ -74,11 +74,11 @@ class Claim:
     def judge(self, evidence: Evidence | None, reason: str = "") -> "Finding":
         """Derives the verdict from evidence.
 
-        * supported: the 95 % interval lies beyond the null and is not short of the paper's number.
-          Without such a number, the estimate reaches `least`.
-        * weaker: the interval lies beyond the null, but is short of the paper's number.
-        * contradicted: the interval reaches the null, or lies on its other side, and excludes
-          `least`.
+        * supported: the 95 % interval lies beyond the null and reaches the paper's number. Without
+          such a number, the estimate reaches `least`.
+        * weaker: the interval lies beyond the null, but does not reach the paper's number. Without
+          such a number, the estimate does not reach `least`.
+        * contradicted: the interval does not lie beyond the null, and excludes `least`.
         * undecided: the interval contains the null and `least`.
 
         Args:
@@ -165,7 +165,7 @@ class Finding:
         evidence: our number; None if it could not be computed.
         verdict: one of `VERDICTS`.
         why: the reason why the claim is untestable, or undecided after adjustment.
-        detectable: smallest true value that as many units show in four runs of five.
+        detectable: smallest true value that as many units detect in four runs of five.
     """
 
     claim: Claim

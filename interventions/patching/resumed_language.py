@@ -102,15 +102,19 @@ def attend_to_shared_and_own(
 ) -> Float[Array, "K H T Dh"]:
     """Attends to keys that all K cells share, and to those of the cell.
 
-    The shared keys are not copied per cell. With an audio prefix they are most of the keys.
+    The shared keys are not copied per cell. Most keys are shared if the prompt has audio.
 
     Args:
-        q: rotated queries of H heads.
-        shared_k: N rotated keys of G key-value heads, for all cells.
-        shared_v: their values.
-        k: R rotated keys per cell.
-        v: their values.
-        mask: whether a query attends to each shared key, then to each key of its cell.
+        q: rotated queries [K, H, T, Dh] of H heads.
+        shared_k: N rotated keys [G, N, Dh] of G key-value heads, for all cells.
+        shared_v: values [G, N, Dh] of the shared keys.
+        k: R rotated keys per cell [K, G, R, Dh].
+        v: values [K, G, R, Dh] of these keys.
+        mask: bool [T, N + R], True where a query may attend to a shared key, then to a key of its
+            cell.
+
+    Returns:
+        Mixed values [K, H, T, Dh].
     """
     n_cells, n_head, n_queries, d_head = q.shape
     grouped = q.reshape(n_cells, len(shared_k), -1, d_head)
@@ -126,5 +130,15 @@ def attend_to_shared_and_own(
 
 
 def resumed_decoder_class(config: Config) -> type[ResumedDecoder]:
-    """Returns the class that resumes the decoder of a model."""
+    """Returns the class that resumes the decoder of a model.
+
+    Args:
+        config: dimensions of the model.
+
+    Example:
+        >>> import jaxasr
+        >>> from interventions.patching.resumed_language import resumed_decoder_class
+        >>> resumed_decoder_class(jaxasr.SIZES["tiny.en"]).__name__
+        'ResumedDecoder'
+    """
     return ResumedDecoder if config.audio_language is None else ResumedLanguageDecoder

@@ -37,7 +37,11 @@ class GroupedAttention(nnx.Module):
         self.product_dtype = config.product_dtype
 
     def split_heads(self, x: Float[Array, "B T N"]) -> Float[Array, "B T H Dh"]:
-        """Splits the last axis into heads."""
+        """Splits the last axis into heads.
+
+        Args:
+            x: queries, keys or values of all heads next to each other [B, T, H · Dh].
+        """
         return x.reshape(*x.shape[:-1], -1, self.d_head)
 
     def __call__(
@@ -72,14 +76,32 @@ class GroupedAttention(nnx.Module):
         return self.out(z.reshape(*x.shape[:-1], -1)), past
 
     def queries(self, x: Float[Array, "B T D"], rotation: Rotation, tap: Tap) -> Queries:
-        """Returns the rotated queries of `x`, with the head axis before the time axis."""
+        """Returns the rotated queries of `x`.
+
+        Args:
+            x: normalised residual stream [B, T, D].
+            rotation: cosines and sines at the positions of `x`.
+            tap: edits and records `q` and `q_rot`.
+
+        Returns:
+            [B, H, T, Dh], with the heads before the time axis.
+        """
         q = tap("q_rot", rotate(tap("q", self.split_heads(self.query(x))), rotation))
         return jnp.swapaxes(q, 1, 2).astype(self.product_dtype)
 
     def keys_values(
         self, x: Float[Array, "B S D"], rotation: Rotation, tap: Tap
     ) -> tuple[GroupedKeysOrValues, GroupedKeysOrValues]:
-        """Returns the rotated keys and the values of `x`, with the heads before the time axis."""
+        """Returns the rotated keys and the values of `x`.
+
+        Args:
+            x: normalised residual stream [B, S, D].
+            rotation: cosines and sines at the positions of `x`.
+            tap: edits and records `k`, `k_rot` and `v`.
+
+        Returns:
+            Both [B, K, S, Dh], with the K key-value heads before the time axis.
+        """
         k = tap("k_rot", rotate(tap("k", self.split_heads(self.key(x))), rotation))
         v = tap("v", self.split_heads(self.value(x)))
         k, v = (jnp.swapaxes(y, 1, 2).astype(self.product_dtype) for y in (k, v))
@@ -97,8 +119,20 @@ def attend_in_groups(
 ) -> Queries:
     """Attends from every query head to the keys of its group.
 
-    Query heads of a group are neighbours: with 4 heads and 2 key-value heads, heads 0 and 1 share
-    keys. Scores and pattern have one entry per query head.
+    Query heads of a group are neighbours. For example, heads 0 and 1 share keys if there are 4
+    query heads and 2 key-value heads. Scores and pattern have one entry per query head.
+
+    Args:
+        q: rotated queries [B, H, T, Dh].
+        k: rotated keys [B, K, S, Dh] of K key-value heads.
+        v: values [B, K, S, Dh].
+        mask: True where a query may attend to a key.
+        key_positions: int32 [B, S], absolute positions of the keys.
+        tap: edits and records `scores` and `pattern`.
+        dtype: dtype of these two.
+
+    Returns:
+        Mixed values [B, H, T, Dh].
     """
     tap_keys: Callable[..., Array] = functools.partial(tap, keys=key_positions)
     n_head, n_queries = q.shape[1:3]

@@ -58,7 +58,7 @@ class LanguageDecoder(Decoder):
         memory: Prefix,
         cache: Cache | None = None,
     ) -> Int[Array, "B T"]:
-        """Returns the audio token that each position holds, and -1 for text and padding.
+        """Returns the index of the audio token at each position, and -1 at text and padding.
 
         Args:
             tokens: int32 [B, T].
@@ -75,7 +75,13 @@ class LanguageDecoder(Decoder):
     def embed(
         self, tokens: Int[Array, "B T"], frames: Int[Array, "B T"], memory: Prefix
     ) -> Float[Array, "B T D"]:
-        """Returns token embeddings, with projected audio in place of audio tokens."""
+        """Returns token embeddings, with projected audio in place of audio tokens.
+
+        Args:
+            tokens: int32 [B, T].
+            frames: int32 [B, T], from `frames`.
+            memory: encoded audio.
+        """
         audio = jnp.take_along_axis(memory.xa, jnp.maximum(frames, 0)[:, :, None], axis=1)
         return jnp.where(
             frames[:, :, None] >= 0, audio.astype(self.dtype), self.embed_tokens(tokens)

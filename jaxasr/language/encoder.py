@@ -74,7 +74,15 @@ class PooledEncoder(Encoder):
         return self.run(mel, run_block, edits, readout, unroll, blocks)
 
     def to_output(self, x: Float[Array, "B S P"], tap: Tap) -> Float[Array, "B A D"]:
-        """Pools, normalises and projects the residual stream after the last layer."""
+        """Pools, normalises and projects the residual stream after the last layer.
+
+        Args:
+            x: residual stream [B, S, P].
+            tap: edits and records `pool`, `ln_post` and `project`.
+
+        Returns:
+            Projected audio [B, A, D], which the language model reads.
+        """
         if self.family.norm_is_first:
             x = self._pool(tap("ln_post", self.ln_post(x)), tap)
         else:
@@ -91,7 +99,18 @@ class PooledEncoder(Encoder):
 
 
 def make_frame_mask(n_frames: Int[Array, "B"], size: int) -> Bool[Array, "B 1 size size"]:
-    """Returns True where a frame may attend to another: to every frame that is no padding."""
+    """Returns True where a frame may attend to another, which is every frame before the padding.
+
+    Args:
+        n_frames: int32 [B], frames of 20 ms before the padding.
+        size: number of frames of a row.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxasr.language.encoder import make_frame_mask
+        >>> make_frame_mask(jnp.array([2]), size=3)[0, 0, 0].tolist()
+        [True, True, False]
+    """
     is_audio = jnp.arange(size) < jnp.asarray(n_frames)[:, None]
     return jnp.broadcast_to(is_audio[:, None, None, :], (len(is_audio), 1, size, size))
 
@@ -99,7 +118,23 @@ def make_frame_mask(n_frames: Int[Array, "B"], size: int) -> Bool[Array, "B 1 si
 def count_frames(
     config: Config, lengths: Int[np.ndarray | Array, "B"]
 ) -> tuple[Int[np.ndarray | Array, "B"], Int[np.ndarray | Array, "B"]]:
-    """Returns how many encoder frames and audio tokens rows of `lengths` mel frames have."""
+    """Counts the encoder frames and the audio tokens of recordings.
+
+    Args:
+        config: dimensions of the model.
+        lengths: int [B], mel frames of 10 ms before the padding.
+
+    Returns:
+        Encoder frames and audio tokens, both int [B]. If the family encodes the padding, they are
+        those of a whole window.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxasr.language.encoder import count_frames
+        >>> from jaxasr.language.toy import toy_config
+        >>> [n.tolist() for n in count_frames(toy_config(), np.array([100]))]
+        [[50], [25]]
+    """
     family = config.audio_language
     assert family is not None  # a Whisper has no audio tokens
     if not family.masks_frames:  # the padding is encoded, too

@@ -38,11 +38,14 @@ class Inputs:
 def features(
     audios: Sequence[Float[np.ndarray, "_"]], config: Config
 ) -> tuple[Float[np.ndarray, "B M F"], Int[np.ndarray, "B"]]:
-    """Returns the features of recordings, and how many mel frames each has without padding.
+    """Computes the features of recordings, and counts their mel frames before the padding.
 
     Args:
-        audios: recordings of at most one window.
+        audios: 16 kHz samples of recordings of at most one window.
         config: dimensions of the model.
+
+    Returns:
+        Log-mel spectrograms [B, M, F], and int32 [B] mel frames of 10 ms.
 
     Raises:
         ValueError: no recording, or one that is too long, too short or damaged.
@@ -62,7 +65,17 @@ def features(
 
 
 def least_samples(config: Config) -> int:
-    """Returns the samples of the shortest recording that gives an audio token."""
+    """Returns the number of 16 kHz samples of the shortest recording that gives an audio token.
+
+    Args:
+        config: dimensions of the model.
+
+    Example:
+        >>> from jaxasr.language.inputs import least_samples
+        >>> from jaxasr.language.toy import toy_config
+        >>> least_samples(toy_config())
+        321
+    """
     frames_per_token = config.n_audio_ctx // config.n_audio_tokens
     # 2 mel frames are a frame of the encoder. A frame begins with its first sample.
     return HOP * (2 * (frames_per_token - 1)) + 1

@@ -94,6 +94,9 @@ class AudioLanguageModel(SpeechModel):
             xa: projected audio [B, A, D], for example of another layer or with an edit.
             lengths: int [B], audio tokens of each row. None: A.
 
+        Raises:
+            ValueError: `lengths` has another number of rows, no integers, or more than A.
+
         Example:
             ```python
             silent = audio_lm.memory(0 * prefix.xa, prefix.lengths)
@@ -114,7 +117,12 @@ class AudioLanguageModel(SpeechModel):
 
 
 def check_lengths(config: Config, mel: Mel, lengths: Any) -> Lengths:
-    """Returns int32 [B]; `lengths` None stands for rows without padding.
+    """Checks `lengths`, and returns them as int32 [B].
+
+    Args:
+        config: dimensions of the model.
+        mel: log-mel spectrograms [B, M, F].
+        lengths: int [B], mel frames of each row before its padding. None: no row has padding.
 
     Raises:
         ValueError: another number of rows, no integers, or lengths that no row of `mel` can have.

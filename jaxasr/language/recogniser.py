@@ -98,6 +98,9 @@ class PromptedRecogniser:
                 directly follows the audio, the format of base models.
             language: code of the language for a transcription. None: the model detects it.
 
+        Returns:
+            Features and prompts, for `generate` and `model.encode`.
+
         Raises:
             ValueError: a recording that is too long, too short or damaged, or a text with the
                 audio token.

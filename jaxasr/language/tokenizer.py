@@ -75,7 +75,16 @@ class LanguageTokenizer:
         return cls(inner, config.n_vocab, form, audio_token, pad, end)
 
     def encode(self, text: str) -> list[int]:
-        """Encodes a text. Control tokens may be spelled in it; none is added."""
+        """Encodes a text. It may spell control tokens, and none is added.
+
+        Args:
+            text: the text.
+
+        Example:
+            ```python
+            ids = lm_asr.tokenizer.encode(" captain")
+            ```
+        """
         return self.inner.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
@@ -96,6 +105,9 @@ class LanguageTokenizer:
         A byte that is only part of a character is written as in `\xe3`, and an id without a token
         as in `<155947>`.
 
+        Args:
+            ids: token ids.
+
         Raises:
             ValueError: an id is outside the vocabulary.
         """
@@ -110,6 +122,11 @@ class LanguageTokenizer:
 
         Raises:
             ValueError: the text contains the audio token.
+
+        Example:
+            ```python
+            ids = lm_asr.tokenizer.plain(3, "The speaker is")
+            ```
         """
         return self._fill(self.format.plain, n_audio, text)
 
@@ -122,6 +139,11 @@ class LanguageTokenizer:
 
         Raises:
             ValueError: the text contains the audio token.
+
+        Example:
+            ```python
+            ids = lm_asr.tokenizer.chat(3, "How many people speak?")
+            ```
         """
         return self._fill(self.format.chat, n_audio, text)
 
@@ -131,6 +153,11 @@ class LanguageTokenizer:
         Args:
             n_audio: number of audio tokens.
             language: code of the language. None: the model detects it.
+
+        Example:
+            ```python
+            ids = lm_asr.tokenizer.transcription(3, "en")
+            ```
         """
         form = self.format
         text = "" if language is None else form.language.format(language)

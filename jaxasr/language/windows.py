@@ -30,7 +30,13 @@ _STATED_LANGUAGE = re.compile(r"^\s*<\|([a-z]{2,3})\|>")
 
 
 def check_options(options: Mapping[str, Any]) -> Options:
-    """Returns options of a transcription, after checking that this kind of model has them.
+    """Checks that an audio language model has all given options of a transcription.
+
+    Args:
+        options: options by name, as in `PromptedRecogniser.transcribe`.
+
+    Returns:
+        The options, with the language as a code.
 
     Raises:
         ValueError: an option is unknown, or has no effect on an audio language model.
@@ -63,7 +69,18 @@ def transcribe_windows(
     edits: Edits | None,
     progress: Progress | None,
 ) -> Transcript:
-    """Transcribes a recording of any length; see `PromptedRecogniser.transcribe`."""
+    """Transcribes a recording of any length; see `PromptedRecogniser.transcribe`.
+
+    Args:
+        asr: the model.
+        audio: 16 kHz samples.
+        options: from `check_options`.
+        edits: `{site: edit}`, applied to every window.
+        progress: called with the seconds transcribed so far and the duration in seconds.
+
+    Returns:
+        Text, and one segment per window.
+    """
     check_samples(audio)
     language = options.language
     width, least = asr.config.n_samples, least_samples(asr.config)

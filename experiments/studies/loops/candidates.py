@@ -1,4 +1,4 @@
-"""Lists inputs that may make a model repeat itself, made from a corpus without chance.
+"""Makes inputs that may make a model repeat itself from a corpus, without random choices.
 
 An input has one of three origins. An unmodified input is a recording of the corpus with the usual
 prompt. A plausible channel is a change that happens in use: a telephone, overlapping speakers,
@@ -33,7 +33,7 @@ from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
 # Language tokens that do not fit most recordings: frequent and rare languages of the training data.
 WRONG_LANGUAGES = ("ja", "de", "ko", "es", "ar", "cy", "ru", "th", "yo", "en")
-# Previous texts that repeat, as the text before a window does when the window before it looped.
+# Previous texts that repeat, as the previous text of a window does if the earlier window looped.
 LOOPED_LINES = (" No,", " Oh,", " you", " Yeah,")
 DETECT = "detect"  # value of `Candidate.language`: the model detects the language
 _GAP_S = 0.3  # silence between joined recordings
@@ -58,7 +58,7 @@ class Candidate:
 
 
 def candidates(corpus: Corpus, multilingual: bool) -> list[Candidate]:
-    """Lists inputs, so that the three origins alternate and the most productive kinds come first.
+    """Lists inputs. The three origins alternate, and the most productive kinds come first.
 
     Args:
         corpus: the recordings. Recordings with the label `audio_periodic` are left out.

@@ -1,7 +1,7 @@
 """Tests whether a loop survives small changes of its input.
 
-A loop that any change ends shows little about the part of the model that sustains it. A sticky loop
-survives all of these changes; the others are brittle.
+If any change ends a loop, no experiment can show which part of the model sustains it. A sticky loop
+survives all changes of `stickiness`. All other loops are brittle.
 """
 
 import jax.numpy as jnp
