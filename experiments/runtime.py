@@ -97,6 +97,31 @@ def load(model: str, dtype: str = "float32") -> "Recogniser":
     return jaxasr.load(model, precision=dtype)
 
 
+def load_whisper(model: str, dtype: str = "float32") -> "Recogniser":
+    """Loads a Whisper, for commands that read its cross-attention.
+
+    Args:
+        model: name, Hugging Face id or path of the weights.
+        dtype: a policy of `jaxasr.precision`.
+
+    Raises:
+        ValueError: the model is an audio language model, which has no cross-attention.
+
+    Example:
+        ```python
+        asr = load_whisper("tiny.en")
+        ```
+    """
+    asr = load(model, dtype)
+    if asr.config.audio_language is not None:
+        raise ValueError(
+            f"--model: expected a Whisper, got {model}, an audio language model, whose decoder has "
+            "no cross-attention. Choose a Whisper. `transcribe`, `probe`, `plan`, `info` and "
+            "`reproduce` open both; docs/audio_language_models.md has sweeps and lenses in Python."
+        )
+    return asr
+
+
 def describe_weights(asr: "Recogniser | PromptedRecogniser") -> dict[str, Any]:
     """Returns the name, file format and hash of the weights, and how the model computes.
 

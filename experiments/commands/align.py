@@ -76,7 +76,7 @@ def align(
         from interventions.storage.text_files import printable
     samples = jaxasr.load_audio(audio)
     with steps(f"load {model}"):
-        asr = runtime.load(model, dtype.value)
+        asr = runtime.load_whisper(model, dtype.value)
     result = align_text(asr, samples, words, steps, language=language, heads=heads)
     settings = {"language": language, "heads": result["heads"]}
     result = {"audio": str(audio), **result, "provenance": _make_provenance(asr, audio, settings)}

@@ -127,12 +127,7 @@ def _run(
         from experiments.studies.loop_ranking.run import Settings, rank_loops
         from jaxasr.processes import this_process
     with steps(f"load {model}"):
-        asr = runtime.load(model, dtype)
-    if asr.config.audio_language is not None:
-        raise ValueError(
-            f"--model: expected a Whisper, got {model}, an audio language model, whose decoder has "
-            "no cross-attention. Choose a Whisper."
-        )
+        asr = runtime.load_whisper(model, dtype)
     settings = Settings(max_new_tokens=tokens, seed=seed)
     process = this_process()
     result = rank_loops(

@@ -62,5 +62,5 @@ def open_recording(
     with steps(f"read {audio.name}"):
         samples, source, seconds = read_window(audio, start)
     with steps(f"load {model}"):
-        asr = runtime.load(model, dtype.value)
+        asr = runtime.load_whisper(model, dtype.value)
     return OpenedRecording(asr, samples, source, seconds)

@@ -205,7 +205,7 @@ def _run(
         audio = [jaxasr.load_audio(path)[:N_SAMPLES] for path in targets]
         sources = make_sources(audio, question)
     with steps(f"load {model}"):
-        asr = runtime.load(model, dtype.value)
+        asr = runtime.load_whisper(model, dtype.value)
     process = this_process()
     outcome = run_patch(
         asr,

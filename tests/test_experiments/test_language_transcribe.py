@@ -1,8 +1,9 @@
-"""The command `jaxasr transcribe` accepts an audio language model."""
+"""The command `jaxasr transcribe` accepts an audio language model; others name those that do."""
 
 import json
 
 import numpy as np
+import pytest
 import soundfile
 from typer.testing import CliRunner
 
@@ -25,3 +26,28 @@ def test_a_recording_is_transcribed_on_the_command_line(tmp_path):
     done = CliRunner().invoke(cli.app, [*arguments, "--words"])
     assert done.exit_code == 2
     assert "word_timestamps: not supported by an audio language model" in done.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lens", "a.wav"],
+        ["scan", "a.wav"],
+        ["patch", "a.wav", "--source", "noise", "--site", "decoder.attn.z"],
+        ["align", "a.wav", "--text", "m.jsonl"],
+        ["loops", "m.jsonl", "--clean", "m.jsonl"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_for_cross_attention_expect_a_whisper(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a.wav", np.random.default_rng(0).normal(size=16_000) / 20, 16_000)
+    (tmp_path / "m.jsonl").write_text(
+        json.dumps({"path": "a.wav", "id": "a", "speaker": "one", "transcript": "a word"})
+    )
+    output = [] if arguments[0] == "align" else ["--out", "out"]
+    model = ["--model", str(write_toy(tmp_path / "toy"))]
+    done = CliRunner().invoke(cli.app, [*arguments, *model, *output])
+    assert done.exit_code == 2, done.output
+    message = "--model: expected a Whisper, got "
+    assert message in " ".join(done.output.split())

@@ -102,7 +102,7 @@ def drawing(monkeypatch) -> Planted:
     """Replaces the model."""
     model = Planted()
     weights = {"name": "planted", "sha256": "0"}
-    monkeypatch.setattr("experiments.runtime.load", lambda *_: model)
+    monkeypatch.setattr("experiments.runtime.load_whisper", lambda *_: model)
     monkeypatch.setattr("experiments.runtime.start", lambda *_: None)
     monkeypatch.setattr(ranking_run, "describe_weights", lambda asr: weights)
     monkeypatch.setattr(ranking_run, "mean_edits", lambda asr, clips, sites: {})
