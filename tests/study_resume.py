@@ -2,6 +2,7 @@
 
     python -m tests.study_resume                  # all studies, in about 40 minutes on two cores
     python -m tests.study_resume E4 E6 --model base
+    python -m tests.study_resume E7 --data experiments/assets/speech
 
 Each study runs twice with the preset "quick" and the same seed, in separate processes and folders.
 The second run is killed (SIGKILL) when half of its items are stored, and the same command is run
@@ -31,10 +32,10 @@ _POLL_S = 0.02
 _LIMIT_S = 1800  # for one run
 
 
-def command(name: str, model: str, seed: int, out: Path) -> list[str]:
+def command(name: str, options: list[str], out: Path) -> list[str]:
     """Returns the command of one run."""
-    options = ["--quick", "--model", model, "--seed", str(seed), "--out", str(out)]
-    return [sys.executable, "-m", "experiments.cli", "reproduce", name, *options]
+    start = [sys.executable, "-m", "experiments.cli", "reproduce", name, "--quick"]
+    return [*start, *options, "--out", str(out)]
 
 
 def run(arguments: list[str], log: Path) -> None:
@@ -85,14 +86,14 @@ def _is_equal(one: xr.Dataset, other: xr.Dataset, name: str) -> bool:
     return name in one.variables and name in other.variables and one[name].equals(other[name])
 
 
-def check(name: str, model: str, seed: int, folder: Path) -> dict[str, Any]:
+def check(name: str, options: list[str], folder: Path) -> dict[str, Any]:
     """Runs a study twice, the second time with an interruption, and compares the results."""
     whole, resumed, log = folder / "whole", folder / "resumed", folder / "log.txt"
     loops = Path(os.environ["JAXASR_CACHE"]) / "loops"
-    run(command(name, model, seed, whole), log)
+    run(command(name, options, whole), log)
     n_items = count_items(whole / name)
     shutil.rmtree(loops, ignore_errors=True)
-    arguments = command(name, model, seed, resumed)
+    arguments = command(name, options, resumed)
     killed_at = run_until(arguments, resumed / name, max(1, n_items // 2), log)
     run(arguments, log)
     return {
@@ -108,15 +109,18 @@ def main() -> int:
     parser.add_argument("studies", nargs="*", default=list(study_modules()))
     parser.add_argument("--model", default="tiny.en")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--data", action="append", default=[], help="as of `jaxasr reproduce`")
+    given = parser.parse_args()
+    options = ["--model", given.model, "--seed", str(given.seed)]
+    options += [part for path in given.data for part in ("--data", path)]
     is_equal = True
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("JAXASR_CACHE", str(Path(folder, "cache")))
-        for name in options.studies:
+        for name in given.studies:
             start = time.perf_counter()
             own = Path(folder, name)
             own.mkdir()
-            row = check(name, options.model, options.seed, own)
+            row = check(name, options, own)
             row["seconds"] = round(time.perf_counter() - start)
             is_equal &= not row["differ"] and row["killed at"] is not None
             print(json.dumps(row), flush=True)
