@@ -28,6 +28,7 @@ from experiments.studies.registry import study_modules
 from interventions.storage.results import load_result
 
 COMPARED = ("findings", "numbers", "settings")  # parts of result.json
+Arrays = dict[str, xr.Variable]
 _POLL_S = 0.02
 _LIMIT_S = 1800  # for one run
 
@@ -75,15 +76,21 @@ def count_items(folder: Path) -> int:
 
 def differences(first: Path, second: Path) -> list[str]:
     """Returns the names of arrays and parts of results that differ."""
-    one, other = (load_result(folder / "arrays.nc") for folder in (first, second))
-    names = sorted({*map(str, one.variables), *map(str, other.variables)})
+    one, other = (_read_arrays(folder) for folder in (first, second))
+    names = sorted({*one, *other})
     differing = [name for name in names if not _is_equal(one, other, name)]
     results = [json.loads((folder / "result.json").read_text()) for folder in (first, second)]
     return differing + [part for part in COMPARED if results[0][part] != results[1][part]]
 
 
-def _is_equal(one: xr.Dataset, other: xr.Dataset, name: str) -> bool:
-    return name in one.variables and name in other.variables and one[name].equals(other[name])
+def _read_arrays(folder: Path) -> Arrays:
+    arrays = load_result(folder / "arrays.nc")
+    assert isinstance(arrays, xr.Dataset)
+    return {str(name): variable for name, variable in arrays.variables.items()}
+
+
+def _is_equal(one: Arrays, other: Arrays, name: str) -> bool:
+    return name in one and name in other and one[name].equals(other[name])
 
 
 def check(name: str, options: list[str], folder: Path) -> dict[str, Any]:
@@ -105,7 +112,7 @@ def check(name: str, options: list[str], folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Compares a study with a resumed one.")
     parser.add_argument("studies", nargs="*", default=list(study_modules()))
     parser.add_argument("--model", default="tiny.en")
     parser.add_argument("--seed", type=int, default=0)

@@ -144,6 +144,7 @@ def test_a_share_near_one_has_a_narrow_interval():
     assert (found.n, found.counts) == (42, (45, 48))
     assert found.low == pytest.approx(0.81, abs=0.01)
     assert found.high == pytest.approx(0.99, abs=0.01)
+    assert found.p is not None
     assert found.p < 0.001
 
 
