@@ -54,4 +54,19 @@ FAMILIES: dict[str, AudioLanguageFamily] = {
         projector_bias=False,
         qkv_bias=False,
     ),
+    "audioflamingo3": AudioLanguageFamily(
+        masks_frames=True,
+        pool="mean",
+        frames_per_token=2,
+        norm_is_first=False,
+        projector_layers=2,
+        projector_bias=True,
+        qkv_bias=True,
+    ),
+}
+
+# Families of transformers whose layout is similar, and why they are not supported.
+UNSUPPORTED: dict[str, str] = {
+    "glmasr": "its encoder has rotary positions, which the shared encoder does not have",
+    "voxtral_realtime": "its encoder is causal, with a sliding window and RMSNorm",
 }

@@ -37,6 +37,8 @@ TINY = {
     # 4 frames make one audio token, so the MLP of the encoder has 4 times its width.
     "voxtral": _QWEN.replace(family="voxtral", n_audio_mlp=72, rope_theta=5e3, n_text_kv_head=4),
 }
+# Its parts are those of the other two, in another combination, so few tests run it.
+FLAMINGO = {"audioflamingo3": _QWEN.replace(family="audioflamingo3", rope_theta=2e4)}
 LENGTHS = np.array([40, 29, 9], np.int32)  # mel frames: the middle one makes 15 encoder frames
 PAD = 0  # the token of padding
 
@@ -48,7 +50,7 @@ def golden_file(name: str) -> Path:
 @functools.cache
 def tiny_model(name: str = "qwen2_audio", seed: int = 0, **changes: object) -> AudioLanguageModel:
     """Returns a model in which no two parameters are equal, also not in norms and biases."""
-    config = TINY[name].replace(**changes)
+    config = (TINY | FLAMINGO)[name].replace(**changes)
     paths, treedef = jax.tree_util.tree_flatten_with_path(abstract_model(config))
     arrays = [
         _make_parameter(parameter_name(path), leaf.shape, 100 * seed + i).astype(leaf.dtype)

@@ -10,15 +10,17 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 FAMILIES = ("qwen2_audio", "voxtral")
+ALL_FAMILIES = (*FAMILIES, "audioflamingo3")
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>")
-CONTROL = (*CONTROL, "<|audio_eos|>", "<|en|>")
+CONTROL = (*CONTROL, "<|audio_eos|>", "<|en|>", "<sound>")
 # Ids of Voxtral's control tokens are fixed.
 TEKKEN = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 11: "<pad>"}
 TEKKEN |= {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
 TEKKEN_WORDS = (b"la", b"lan", b"lang", b"en", b"in", b" th", b" the", b"er", b"is", b" w", b" wh")
 TEKKEN_WORDS = (*TEKKEN_WORDS, b"at", b" what", b"Wh", b"What")
 N_VOCAB = {"qwen2_audio": 256 + len(CONTROL), "voxtral": 256 + 35 + len(TEKKEN_WORDS)}
-AUDIO_TOKEN = {"qwen2_audio": 259, "voxtral": 24}
+N_VOCAB["audioflamingo3"] = N_VOCAB["qwen2_audio"]
+AUDIO_TOKEN = {"qwen2_audio": 259, "voxtral": 24, "audioflamingo3": 263}
 
 
 def settings(family: str) -> dict[str, Any]:
@@ -48,16 +50,18 @@ def settings(family: str) -> dict[str, Any]:
             "text_config": {"model_type": "qwen2", "eos_token_id": 258, "rope_theta": 1e4, **text},
         }
     audio = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    types = {"voxtral": {"model_type": "llama", "head_dim": 12}}
+    types["audioflamingo3"] = {"model_type": "qwen2", "eos_token_id": 258}
     return {
         "model_type": family,
         "audio_token_id": AUDIO_TOKEN[family],
         "audio_config": {
-            "model_type": "voxtral_encoder",
+            "model_type": f"{family}_encoder",
             "intermediate_size": 64,
             **audio,
             **sizes,
         },
-        "text_config": {"model_type": "llama", "head_dim": 12, "rope_theta": 1e6, **text},
+        "text_config": {**types[family], "rope_theta": 1e6, **text},
     }
 
 
@@ -82,8 +86,11 @@ def shapes(family: str) -> dict[str, tuple[int, ...]]:
         sizes["multi_modal_projector.linear.weight"] = (width, 16)
         sizes["multi_modal_projector.linear.bias"] = (width,)
     else:
-        sizes["multi_modal_projector.linear_1.weight"] = (width, 64)
+        n_pooled = 64 if family == "voxtral" else 16
+        sizes["multi_modal_projector.linear_1.weight"] = (width, n_pooled)
         sizes["multi_modal_projector.linear_2.weight"] = (width, width)
+    if family == "audioflamingo3":
+        sizes |= {f"multi_modal_projector.linear_{i}.bias": (width,) for i in (1, 2)}
     for layer in range(2):
         block = f"audio_tower.layers.{layer}"
         for name, shape in {"fc1": (mlp, 16), "fc2": (16, mlp)}.items():
@@ -101,7 +108,7 @@ def shapes(family: str) -> dict[str, tuple[int, ...]]:
         }
         for name, heads in (("q_proj", 4), ("k_proj", 2), ("v_proj", 2)):
             sizes[f"{block}.self_attn.{name}.weight"] = (heads * d_head, width)
-            if family == "qwen2_audio":
+            if family != "voxtral":
                 sizes[f"{block}.self_attn.{name}.bias"] = (heads * d_head,)
         sizes[f"{block}.self_attn.o_proj.weight"] = (width, 4 * d_head)
         for name in ("gate_proj", "up_proj"):
@@ -126,7 +133,7 @@ def write(folder: Path, family: str, shards: int = 1, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(settings(family)))
     write_tensors(folder, random_tensors(family, seed), shards)
-    (write_qwen_tokenizer if family == "qwen2_audio" else write_tekken)(folder)
+    (write_tekken if family == "voxtral" else write_qwen_tokenizer)(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 import interventions
 import jaxasr
 from experiments.analyses.lens import BUCKET_TOKENS, MAX_NEW_TOKENS, make_run
-from jaxasr import Recogniser
+from jaxasr import Config, Recogniser
 from jaxasr.language.recogniser import PromptedRecogniser
 
 
@@ -66,18 +66,30 @@ def _generate_after_audio(
     [ids] = asr.generate(inputs, max_new_tokens=min(MAX_NEW_TOKENS, room)).ids
     # A random model may generate audio tokens, which a run would replace by audio.
     ids = list(itertools.takewhile(lambda token: token != asr.config.audio_token, ids))
-    n = n_prompt + len(ids)
-    width = min(-(-n // BUCKET_TOKENS) * BUCKET_TOKENS, asr.config.n_text_ctx)
     end = asr.config.eos[0] if asr.config.eos else asr.tokenizer.end
-    tokens = np.full((1, width), end, np.int32)
-    tokens[0, :n] = [*inputs.tokens[0], *ids]
-    positions = np.where(np.arange(width) < n, np.arange(width), -1)[None].astype(np.int32)
+    tokens, positions = pad_right(asr.config, [*inputs.tokens[0], *ids], end)
     run = interventions.Run(
-        jnp.asarray(tokens),
-        jnp.asarray(inputs.mel),
-        positions=jnp.asarray(positions),
-        lengths=jnp.asarray(inputs.lengths),
+        tokens, jnp.asarray(inputs.mel), positions=positions, lengths=jnp.asarray(inputs.lengths)
     )
-    next_tokens = np.roll(tokens, -1, axis=1)
+    next_tokens = np.roll(np.asarray(run.tokens), -1, axis=1)
     next_tokens[:, -1] = end
     return GeneratedRun(run, next_tokens, tuple(ids), n_prompt)
+
+
+def pad_right(config: Config, row: list[int], end: int) -> tuple[Int[Array, "1 T"], ...]:
+    """Pads a row of tokens on the right, so that few programs are compiled.
+
+    Args:
+        config: dimensions of the model.
+        row: prompt and text.
+        end: the token of padding.
+
+    Returns:
+        Tokens and positions. Padding has the position -1.
+    """
+    n = len(row)
+    width = min(-(-n // BUCKET_TOKENS) * BUCKET_TOKENS, config.n_text_ctx)
+    tokens = np.full((1, width), end, np.int32)
+    tokens[0, :n] = row
+    positions = np.where(np.arange(width) < n, np.arange(width), -1)[None].astype(np.int32)
+    return jnp.asarray(tokens), jnp.asarray(positions)

@@ -14,6 +14,7 @@ from experiments.studies import probing
 from experiments.studies.claims import SECONDARY, Claim
 from experiments.studies.evidence import Evidence
 from experiments.studies.features import transcript_features
+from experiments.studies.language_claims import PaperNumber, claims_of, name_family
 from experiments.studies.matched_pairs import error_rates, match_pairs, speaker_or_id
 from experiments.studies.noisy_sentences import countable_sentences, noise_level, with_noisy_copies
 from experiments.studies.pair_evidence import accuracy_evidence, area_evidence
@@ -36,6 +37,7 @@ from experiments.studies.quality_numbers import (
 from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Study, choice, paper
 from jaxasr import Recogniser
+from jaxasr.families import FAMILIES, WHISPER
 
 # Ranges of relative depth. The paper's layer 22 of 32 has depth 0.72, its layer 5 depth 0.19.
 UPPER_DEPTHS, SHALLOW_DEPTHS = (0.66, 0.78), (0, 0.3)
@@ -90,6 +92,14 @@ CLAIMS = {
     ),
 }
 
+# What the paper reports for Qwen2-Audio, by claim.
+_OF_QWEN = {
+    "predicts": PaperNumber(
+        "Qwen2-Audio: 70.2 % (LibriSpeech) and 83.6 % (Common Voice) at layer 22 of 32", 0.702
+    ),
+    "deepens": PaperNumber("not reported for Qwen2-Audio", None, least=0.156),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(ProbingSettings):
@@ -127,7 +137,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         rate_by_id = {clip_id: rate[question] for clip_id, rate in rates.items()}
         return probe_pairs(question, clips, features, rate_by_id, config)
 
-    return probing.concatenate({name: lambda name=name: probe(name) for name in QUESTION_TITLES})
+    arrays = probing.concatenate({name: lambda name=name: probe(name) for name in QUESTION_TITLES})
+    return name_family(arrays, asr.config)
 
 
 def probe_pairs(
@@ -162,6 +173,9 @@ def probe_pairs(
     # Both recordings of a pair are in one cross-validation group, named after their speakers.
     groups = [" and ".join(sorted({speaker_or_id(clip) for clip in pair})) for pair in pairs]
     reported = np.array([reported_numbers(row) for row in rows])
+    # An audio language model reports no probability of no speech.
+    has_number = np.isfinite(reported).all(0)
+    names, reported = np.array(REPORTED_NUMBERS)[has_number], reported[:, has_number]
     in_pairs = [clip for pair in pairs for clip in pair]
     levels = [noise_level(clip) for clip in in_pairs]
     arrays = probing.probe_layers(
@@ -177,7 +191,7 @@ def probe_pairs(
     return arrays.assign(
         reported=(("example", "number"), reported),
         rate=("example", [rates[clip.id] for clip in in_pairs]),
-    ).assign_coords(number=list(REPORTED_NUMBERS), snr_db=("example", levels))
+    ).assign_coords(number=names, snr_db=("example", levels))
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
@@ -190,9 +204,10 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "insertions": ("insertions", _upper_area),
         "insertions_beat_logprob": ("insertions", _gain_over_logprob),
     }
+    claims = claims_of(arrays, CLAIMS, _OF_QWEN)
     findings = {
         key: judge_question(
-            CLAIMS[key], arrays, question, functools.partial(statistic, seed=config.seed), config
+            claims[key], arrays, question, functools.partial(statistic, seed=config.seed), config
         )
         for key, (question, statistic) in tests.items()
     }
@@ -237,7 +252,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     if not figures:
         return figures
     areas = auroc_intervals(arrays, config.seed)
-    return figures | {"auroc": area_figure(areas, QUESTION_TITLES, REPORTED_NUMBERS)}
+    return figures | {"auroc": area_figure(areas, QUESTION_TITLES, arrays.number.values.tolist())}
 
 
 STUDY = Study(
@@ -261,6 +276,7 @@ STUDY = Study(
     },
     claims=CLAIMS,
     version=2,
+    families=(WHISPER, *FAMILIES),
     differs=(
         "cross-validation over speakers instead of a 70/30 split",
         "pairs are matched within a speaker, or else within a set of recordings, so that speaker "

@@ -19,9 +19,11 @@ from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.context import figures, grid, judging, splices
 from experiments.studies.context.spoken_word import is_testable
 from experiments.studies.context.stimuli import Job, choose_reading, jobs_of, passes_gate, patch
+from experiments.studies.language_claims import name_family
 from experiments.studies.recordings import clean_speech
 from experiments.studies.study import Analysis, Settings, Study, choice, paper
 from jaxasr import Recogniser
+from jaxasr.families import FAMILIES, WHISPER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,10 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         for group, item in zip(groups, chosen)
         if passes_gate(item)
     ]
-    found = splices.groups(_real_speech(corpus, asr), asr, config.spliced)
+    # Words of real speech are aligned by cross-attention, which only Whisper has.
+    is_whisper = asr.config.family == WHISPER
+    speech = _real_speech(corpus, asr) if is_whisper else []
+    found = splices.groups(speech, asr, config.spliced)
     pairs_of += splices.choose(asr, found, config.tries, config.seed, cache)
     jobs = [(job, item) for reading, item in pairs_of for job in jobs_of(reading)]
     listed = grid.patches(
@@ -98,7 +103,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         "E5 patches", [job for job, _ in jobs], score, key=lambda job: f"{job.condition} {job.id}"
     )
     tried = {"sentences": len(groups), "spliced_recordings": len(found)}
-    return _to_dataset(jobs, items, listed, tried)
+    return name_family(_to_dataset(jobs, items, listed, tried), asr.config)
 
 
 def _real_speech(corpus: Corpus, asr: Recogniser) -> list[Utterance]:
@@ -181,6 +186,7 @@ STUDY = Study(
     },
     claims=judging.ALL_CLAIMS,
     version=3,
+    families=(WHISPER, *FAMILIES),
     differs=(
         "if the corpus has no such sentences, synthetic voices read 212 sentences of ours; a voice "
         "is used for a sentence if the model transcribes its odd word alone or in a neutral "

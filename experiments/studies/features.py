@@ -3,20 +3,23 @@
 Axes: M mel bins, L layers, D model width, P pools (positions, or means over positions).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
 import jaxasr
+from experiments.analyses.generated_runs import pad_right
 from experiments.analyses.lens import MAX_NEW_TOKENS, make_run
 from experiments.item_cache import Arrays
 from experiments.store import pools
-from interventions.run import encode_mel
-from jaxasr import Memory, Recogniser
+from interventions.run import Run, encode_mel
+from jaxasr import Recogniser
 from jaxasr.audio import n_frames
 from jaxasr.config import HOP
+from jaxasr.generated_text import GeneratedText
+from jaxasr.language.recogniser import PromptedRecogniser
 from jaxasr.text import compression_ratio
 
 
@@ -59,7 +62,7 @@ def transcript_features(
     Decoding is greedy and without timestamps.
 
     Args:
-        asr: the model.
+        asr: a Whisper or an audio language model.
         audio: 16 kHz samples, at most 30 s.
         language: code of the spoken language.
         max_new_tokens: largest number of generated tokens. It is lowered if the prompt, these
@@ -73,19 +76,26 @@ def transcript_features(
         follows the text.
         `mel` [M]: mean log-mel spectrum.
         `logprob`: mean natural-log probability per token.
-        `no_speech`: probability of no speech.
+        `no_speech`: probability of no speech; NaN for an audio language model, which has no token
+        for it.
         `ratio`: compression ratio of the text.
         `tokens`: number of tokens of the text.
     """
-    prompt = asr.tokenizer.prompt(language)
-    mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
-    memory, _ = asr.model.encode(mel[None])
-    # `last` is read at the end-of-text token, so one position must be left for it.
-    room = asr.config.n_text_ctx - len(prompt) - 1
-    generated = asr.generate(memory, prompt, max_new_tokens=min(max_new_tokens, room))
+    if isinstance(asr, PromptedRecogniser):
+        audio = audio[: asr.config.n_samples]
+        generated, states, mel = _prompted_transcript(asr, audio, language, max_new_tokens)
+    else:
+        prompt = asr.tokenizer.prompt(language)
+        mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
+        memory, _ = asr.model.encode(mel[None])
+        # `last` is read at the end-of-text token, so one position must be left for it.
+        room = asr.config.n_text_ctx - len(prompt) - 1
+        generated = asr.generate(memory, prompt, max_new_tokens=min(max_new_tokens, room))
+        run, _ = make_run(memory, prompt, [*generated.ids[0], asr.tokenizer.special.eot], asr)
+        states = _boundary_states(asr, run, len(prompt), len(generated.ids[0]))
     [ids], [text] = generated.ids, generated.text
     return {
-        **_boundary_states(asr, memory, prompt, ids),
+        **states,
         "mel": _mean_spectrum(mel, n_frames(len(audio))),
         "text": np.array(text),
         "logprob": np.asarray(generated.avg_logprob[0]),
@@ -95,24 +105,39 @@ def transcript_features(
     }
 
 
-def _mean_spectrum(mel: Array, n: int) -> Float[np.ndarray, "M"]:
+def _mean_spectrum(mel: Array | np.ndarray, n: int) -> Float[np.ndarray, "M"]:
     # `n` counts encoder frames. The encoder's second convolution halves the frame rate.
     return np.asarray(mel)[:, : 2 * n].mean(1)
 
 
+def _prompted_transcript(
+    asr: PromptedRecogniser, audio: Float[np.ndarray, "n"], language: str, max_new_tokens: int
+) -> tuple[GeneratedText, Arrays, Float[np.ndarray, "M F"]]:
+    """Returns the text that an audio language model generates, its states, and the log-mel."""
+    inputs, config = asr.inputs([audio], language=language), asr.config
+    memory, _ = asr.model.encode(inputs.mel, lengths=inputs.lengths)
+    n_prompt = inputs.tokens.shape[1]
+    # `generate` pads the prompt, and one position is left for the end-of-text token.
+    room = config.n_text_ctx - asr.pad_prompts(inputs).tokens.shape[1] - 1
+    generated = asr.generate(inputs, memory=memory, max_new_tokens=min(max_new_tokens, room))
+    end = config.eos[0] if config.eos else asr.tokenizer.end
+    # A random model may generate audio tokens, which have no audio. They are left out.
+    ids = [token for token in generated.ids[0] if token != config.audio_token]
+    tokens, positions = pad_right(config, [*inputs.tokens[0], *ids, end], end)
+    run = Run(tokens, memory=memory, positions=positions)
+    return generated, _boundary_states(asr, run, n_prompt, len(ids)), inputs.mel[0]
+
+
 def _boundary_states(
-    asr: Recogniser, memory: Memory, prompt: Sequence[int], ids: Sequence[int]
+    asr: Recogniser | PromptedRecogniser, run: Run, n_prompt: int, n_text: int
 ) -> Arrays:
-    """Returns `first` and `last` of `transcript_features`."""
-    run, _ = make_run(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
-    n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
+    """Returns `first` and `last` of `transcript_features` for one recording."""
+    n, sites = n_prompt + n_text + 1, ("decoder.embed", "decoder.resid_post")
     # The pools are two single positions: the last token of the prompt, and the end-of-text token.
     spans = pools.spans(
-        (str(len(prompt) - 1), "last"), first=[len(prompt)], end=[n - 1], length=[n], whole=None
+        (str(n_prompt - 1), "last"), first=[n_prompt], end=[n - 1], length=[n], whole=None
     )
-    _, acts = asr.model.decode(
-        run.tokens, memory, readout=pools.readout(spans, sites), positions=run.positions
-    )
+    _, acts = run.decode(asr.model, readout=pools.readout(spans, sites))
     first, last = _stack_layers(acts, *sites)
     return {"first": first, "last": last}
 

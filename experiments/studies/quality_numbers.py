@@ -13,7 +13,7 @@ AT_HAND = "numbers at hand"  # name of the probe of these numbers
 
 
 def reported_numbers(item: Arrays) -> list[float]:
-    """Returns the `REPORTED_NUMBERS` of one transcript."""
+    """Returns the `REPORTED_NUMBERS` of one transcript; NaN where the model reports none."""
     names = ("ratio", "no_speech", "tokens")
     return [-float(item["logprob"]), *(float(item[name]) for name in names)]
 
@@ -29,7 +29,7 @@ def auroc_intervals(arrays: xr.Dataset, seed: int) -> dict[str, dict[str, list[f
     for question in probing.questions(arrays):
         rows = probing.rows_of(arrays, question)
         by_name = {str(layer): probe_auroc(rows, [layer], seed) for layer in rows.layer.values}
-        for name in REPORTED_NUMBERS:
+        for name in arrays.number.values.tolist():
             # Negated, because the area is that of the class "right".
             by_name[name] = score_auroc(rows, -reported_values(rows, name), seed)
         areas[question] = {

@@ -11,7 +11,8 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from interventions.generation.cell_edits import CellEdits, MakeEdits
-from interventions.generation.decoding_bytes import cells_bytes
+from interventions.generation.decoding_bytes import cells_bytes, cells_per_loop
+from interventions.generation.prompts import Ids, check_prompts
 from interventions.generation.row_values import (
     acts_on_rows_alone,
     cell_specs,
@@ -23,7 +24,7 @@ from interventions.patching.chunks import run_one_ahead
 from interventions.patching.row_chunks import RowChunks, rows_that_fit
 from interventions.run import Run
 from jaxasr import compiled
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio
 from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
 from jaxasr.meshes import (
@@ -35,18 +36,15 @@ from jaxasr.meshes import (
     resolve_mesh,
     specs_of,
 )
-from jaxasr.model import Whisper
+from jaxasr.model import SpeechModel
 from jaxasr.taps import Edits
 
-Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]  # token ids of B prompts
 Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]  # index of the row whose tokens a row decodes
-# Default number of cells that decode together in one loop.
-CELLS_PER_LOOP = 64
 
 
 def generate_cells(
-    model: Whisper,
-    memory: Memory,
+    model: SpeechModel,
+    memory: EncodedAudio,
     prompt: Ids,
     cells: Any,
     *,
@@ -56,6 +54,7 @@ def generate_cells(
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     leader: Leaders | None = None,
+    positions: Ids | None = None,
     batch: int | None = None,
     mesh: Mesh | None = None,
     recordings: int | None = None,
@@ -79,8 +78,11 @@ def generate_cells(
             position of the prompt.
         leader: int [B]. Row b reads the tokens that row `leader[b]` generates. Default: every row
             reads its own tokens.
+        positions: int [B, T0], positions of the prompt; negative at padding on the left. Default: 0
+            to T0 - 1.
         batch: number of cells that decode together on a device. The last batch is padded, so that
-            all batches share one compiled program. Default: 64.
+            all batches share one compiled program. Default: 64, or as many as fit the memory for an
+            audio language model.
         mesh: devices that divide the recordings and the cells, as in `sweep`. Each device holds
             some recordings, so that only the value of a `Patch` or `Mix` in an `AtCell` may have
             one row per recording.
@@ -109,14 +111,17 @@ def generate_cells(
         ```
     """
     cell_edits, prompt = CellEdits.of(cells, edits_of), np.asarray(prompt, np.int32)
+    positions = check_prompts(model.config, prompt, positions, memory)
     n_rows, n_cells, mesh = len(prompt), len(cell_edits), resolve_mesh(mesh)
-    batch = min(CELLS_PER_LOOP, n_cells) if batch is None else batch
+    n_tokens = prompt.shape[1] + max_new_tokens
+    if batch is None:
+        batch = min(n_cells, cells_per_loop(model.config, n_tokens))
     if leader is not None:
         _check_undivided(mesh, recordings, n_rows)
         recordings = n_rows
     elif recordings is None and mesh is None and not acts_on_rows_alone(edits_of, n_rows):
         recordings = n_rows
-    n_bytes = cells_bytes(model.config, prompt.shape[1] + max_new_tokens, batch)
+    n_bytes = cells_bytes(model.config, n_tokens, batch)
     chunks, axis = (
         RowChunks.of(n_rows, rows_that_fit(n_bytes), mesh, recordings),
         row_axis(edits_of, n_rows),
@@ -141,6 +146,7 @@ def generate_cells(
                     model,
                     row_memory,
                     prompt[padded],
+                    None if positions is None else positions[padded],
                     leader,
                     of_rows.take(index),
                     rules,
@@ -148,6 +154,7 @@ def generate_cells(
                         P(),
                         specs_of(axes_of_memory(memory)),
                         P(DATA),
+                        None if positions is None else P(DATA),
                         P(),
                         cell_specs(of_rows, axis),
                         P(),
@@ -179,9 +186,10 @@ def _check_undivided(mesh: Mesh | None, recordings: int | None, n_rows: int) -> 
 
 
 def _generate_chunk(
-    model: Whisper,
-    memory: Memory,
+    model: SpeechModel,
+    memory: EncodedAudio,
     prompt: Array,
+    positions: Array | None,
     leader: Array | None,
     cells: CellEdits,
     rules: LogitFilter | None,
@@ -194,6 +202,7 @@ def _generate_chunk(
             prompt,
             edits=edits,
             rules=rules,
+            positions=positions,
             leader=leader,
             axis_name="cells",
             **options,
@@ -203,7 +212,7 @@ def _generate_chunk(
 
 
 def text_logprobs(
-    model: Whisper,
+    model: SpeechModel,
     run: Run,
     cells: Any,
     *,
@@ -247,7 +256,7 @@ def text_logprobs(
 
 
 def _text_logprobs(
-    model: Whisper, run: Run, cells: CellEdits, prompt_len: Array, rules: Any
+    model: SpeechModel, run: Run, cells: CellEdits, prompt_len: Array, rules: Any
 ) -> Float[Array, "K B T"]:
     # Entry t is the token at t + 1. The last entry is wrong, and its result becomes NaN below.
     following = jnp.roll(run.tokens, -1, axis=1)[..., None]

@@ -17,30 +17,36 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from interventions.generation.cell_edits import CellEdits, MakeEdits
-from interventions.generation.cells import Ids
 from interventions.generation.encoder_plan import CellUnit, EncoderCellPlan
+from interventions.generation.prompts import Ids, check_prompts
 from interventions.generation.row_values import cell_specs, row_axis, value_of_rows, with_value
+from interventions.generation.unedited import Lengths, Mel
 from interventions.patching.chunks import run_one_ahead
 from interventions.patching.resumed_encoder import RESIDUAL_SITES, Residuals, resumed_memory
 from interventions.patching.row_chunks import Rows, encode_rows
-from interventions.run import Run
+from interventions.run import Run, encode_mel
 from jaxasr import compiled
-from jaxasr.cache import Memory
+from jaxasr.cache import EncodedAudio, Prefix
 from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
 from jaxasr.inputs import check_mel
+from jaxasr.language.encoder import count_frames
+from jaxasr.language.model import check_lengths
 from jaxasr.meshes import CELLS, DATA, axis_size, place_parameters, resolve_mesh, specs_of
-from jaxasr.model import Whisper, full_precision
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.taps import Edits
 
-# The log-mel spectrograms and the unedited residuals of recordings, one of them None, and their
-# rows of the edits' value, if it has rows.
-RowInputs = tuple[Float[Array, "R M F"] | None, Residuals | None, Array | None]
+# The log-mel spectrograms and the unedited residuals of recordings, one of them None; their rows of
+# the edits' value, if it has rows; and their mel frames without padding, if the model needs them.
+RowInputs = tuple[
+    Float[Array, "R M F"] | None, Residuals | None, Array | None, Int[Array, "R"] | None
+]
+Prompts = tuple[Int[np.ndarray, "R T0"], Int[np.ndarray, "R T0"] | None]  # tokens and positions
 
 
 def generate_encoder_cells(
-    model: Whisper,
-    mel: Float[Array, "B M F"] | Float[np.ndarray, "B M F"],
+    model: SpeechModel,
+    mel: Mel,
     prompt: Ids,
     cells: Any,
     *,
@@ -49,6 +55,8 @@ def generate_encoder_cells(
     batch: int | None = None,
     mesh: Mesh | None = None,
     recordings: int | None = None,
+    positions: Ids | None = None,
+    lengths: Lengths | None = None,
     **options: Any,
 ) -> Generation:
     """Generates greedily from the encoder output under the encoder edits of every cell.
@@ -70,6 +78,9 @@ def generate_encoder_cells(
         mesh: devices that divide the recordings and the cells, as in `sweep`.
         recordings: recordings that a device encodes together. Default: as many as the budget
             allows.
+        positions: int [B, T0], positions of the prompt; negative at padding on the left.
+        lengths: int [B], mel frames of each recording before its padding, for an audio language
+            model. Default: no recording has padding.
         options: options of `jaxasr.generate`. `max_new_tokens` is required.
 
     Returns:
@@ -101,10 +112,23 @@ def generate_encoder_cells(
     plan = EncoderCellPlan.of(
         model.config, cell_edits, cells, len(mel), n_tokens, budget, batch, mesh, recordings
     )
-    encoder = _CellEncoder(place_parameters(model, mesh), mel, prompt, cell_edits, axis, plan, mesh)
+    positions = check_prompts(model.config, prompt, positions, _empty_prefix(model, mel, lengths))
+    lengths = None if lengths is None else np.asarray(lengths, np.int32)
+    recordings_of = (mel, lengths), (prompt, positions)
+    encoder = _CellEncoder(
+        place_parameters(model, mesh), *recordings_of, cell_edits, axis, plan, mesh
+    )
     parts: list[tuple[list[CellUnit], Generation]] = []
     run_one_ahead(_dispatch_loops(encoder, options, lambda *part: parts.append(part)))
     return plan.join(parts)
+
+
+def _empty_prefix(model: SpeechModel, mel: Mel, lengths: Lengths | None) -> Prefix | None:
+    """Returns a prefix that only has the right numbers of audio tokens; None for a Whisper."""
+    if model.config.audio_language is None:
+        return None
+    counts = count_frames(model.config, check_lengths(model.config, mel, lengths))[1]
+    return Prefix(jnp.zeros((len(mel), 0, 0)), jnp.asarray(counts))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,41 +137,42 @@ class _CellEncoder:
 
     Attributes:
         model: the model, on the devices of the mesh.
-        mel: log-mel spectrograms of all recordings.
-        prompt: prompts of all recordings.
+        audio: log-mel spectrograms of all recordings, and their mel frames before the padding.
+        prompts: prompts of all recordings, and their positions.
         cells: the edits of the cells.
         axis: the axis of recordings of the edits' value; None if all recordings share it.
         plan: which cells are computed together.
         mesh: the mesh; None for one device.
     """
 
-    model: Whisper
-    mel: Float[Array, "B M F"] | Float[np.ndarray, "B M F"]
-    prompt: Int[np.ndarray, "B T0"]
+    model: SpeechModel
+    audio: tuple[Mel, Int[np.ndarray, "B"] | None]
+    prompts: Prompts
     cells: CellEdits
     axis: int | None
     plan: EncoderCellPlan
     mesh: Mesh | None
 
-    def units(self) -> Iterator[tuple[CellUnit, Memory, Int[np.ndarray, "R T0"]]]:
+    def units(self) -> Iterator[tuple[CellUnit, EncodedAudio, Prompts]]:
         """Yields units with the memories [R, K, 1, ...] of their cells, and with their prompts."""
         for rows in self.plan.chunks:
             padded = self.plan.chunks.padded(rows)
-            inputs, prompt = self._inputs_of_rows(padded), self.prompt[padded]
+            inputs = self._inputs_of_rows(padded)
+            prompts = jax.tree.map(lambda x, padded=padded: x[padded], self.prompts)
             for batches in self.plan.groups_of_batches():
-                yield CellUnit(rows, batches), self._encode(inputs, batches), prompt
+                yield CellUnit(rows, batches), self._encode(inputs, batches), prompts
 
     def _inputs_of_rows(self, rows: Rows) -> RowInputs:
         value = value_of_rows(self.cells.edits_of, self.axis, rows)
         # Selects rows of a NumPy array before they are copied to a device.
-        mel = jnp.asarray(self.mel[rows])
+        mel, lengths = jax.tree.map(lambda x: jnp.asarray(x[rows]), self.audio)
         if self.plan.site is None:
-            return mel, None, value
-        run = Run(tokens=jnp.asarray(self.prompt[rows]), mel=mel)
+            return mel, None, value, lengths
+        run = Run(tokens=jnp.asarray(self.prompts[0][rows]), mel=mel, lengths=lengths)
         _, acts = encode_rows(self.model, run, self.mesh, RESIDUAL_SITES)
-        return None, (acts[RESIDUAL_SITES[0]], acts[RESIDUAL_SITES[1]]), value
+        return None, (acts[RESIDUAL_SITES[0]], acts[RESIDUAL_SITES[1]]), value, lengths
 
-    def _encode(self, inputs: RowInputs, batches: list[Int[np.ndarray, "n"]]) -> Memory:
+    def _encode(self, inputs: RowInputs, batches: list[Int[np.ndarray, "n"]]) -> EncodedAudio:
         """Encodes one batch of cells on each device along "cells"."""
         n_devices = axis_size(self.mesh, CELLS)
         padded = [*batches, *[batches[-1]] * (n_devices - len(batches))]
@@ -197,28 +222,28 @@ def _dispatch_loops(
 
 def _axes_of_inputs(inputs: RowInputs, axis: int | None) -> Any:
     """Returns the axis of recordings of every array of the inputs."""
-    return tuple(jax.tree.map(lambda _, a=a: a, x) for x, a in zip(inputs, (0, 1, axis)))
+    return tuple(jax.tree.map(lambda _, a=a: a, x) for x, a in zip(inputs, (0, 1, axis, 0)))
 
 
 def _encode_cells(
-    model: Whisper,
+    model: SpeechModel,
     layers: Int[Array, "1"],
     inputs: RowInputs,
     cells: CellEdits,
     *,
     site: str | None,
     axis: int | None,
-) -> Memory:
+) -> EncodedAudio:
     """Encodes K cells of R recordings. The arrays of the result begin with [R, K, 1]."""
 
     def encode_row(inputs: RowInputs) -> Any:
-        mel, residuals, value = inputs
+        mel, residuals, value, lengths = inputs
 
         def encode_cell(edits: Edits) -> Any:
             if site is None or residuals is None:
                 assert mel is not None
-                return model.encode(mel, edits)[0]
-            return resumed_memory(model, site, residuals, edits, layers[0])
+                return encode_mel(model, mel, lengths, edits)[0]
+            return resumed_memory(model, site, residuals, edits, layers[0], lengths)
 
         of_row = with_value(cells, value)
         if len(cells) > 1:
@@ -237,21 +262,27 @@ def _encode_cells(
 
 
 def _generate_memories(
-    model: Whisper,
-    memories: list[Memory],
-    prompts: list[Int[Array, "R T0"]],
+    model: SpeechModel,
+    memories: list[EncodedAudio],
+    prompts: list[Prompts],
     rules: LogitFilter | None,
     **options: Any,
 ) -> Generation:
     """Generates from the memories [R, K, 1, ...] of units. The result begins with [units, R, K]."""
-    memory, prompt = jax.tree.map(lambda *x: jnp.stack(x), *memories), jnp.stack(prompts)
+    memory = jax.tree.map(lambda *x: jnp.stack(x), *memories)
     shape = memory.xa.shape[:3]
-    prompt = jnp.broadcast_to(prompt[:, :, None], (*shape, prompt.shape[-1]))
 
-    def generate_cell(memory: Memory, prompt: Int[Array, "T0"]) -> Generation:
-        return generate(model, memory, prompt[None], rules=rules, axis_name="cells", **options)
+    def repeat(*prompts: Array) -> Array:
+        stacked = jnp.stack(prompts)[:, :, None]
+        return jnp.broadcast_to(stacked, (*shape, stacked.shape[-1]))
 
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), (memory, prompt))
+    def generate_cell(memory: EncodedAudio, prompts: Any) -> Generation:
+        prompt, positions = jax.tree.map(lambda x: x[None], prompts)
+        given = {"positions": positions, "rules": rules, "axis_name": "cells"}
+        return generate(model, memory, prompt, **given, **options)
+
+    flat = memory, jax.tree.map(repeat, *prompts)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), flat)
     out = jax.vmap(generate_cell, axis_name="cells")(*flat)
     # The axis of size 1 in each cell is its batch.
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[2:]), out)

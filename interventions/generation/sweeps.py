@@ -8,34 +8,36 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from interventions.edits.cells import AtCell
 from interventions.edits.values import Zero
 from interventions.generation.cell_edits import CellEdits, MakeEdits
-from interventions.generation.cells import CELLS_PER_LOOP, Ids, Leaders, generate_cells
+from interventions.generation.cells import Leaders, generate_cells
+from interventions.generation.decoding_bytes import cells_per_loop
 from interventions.generation.encoder_cells import generate_encoder_cells
+from interventions.generation.prompts import (
+    AnyRecogniser,
+    Ids,
+    Samples,
+    generation_options,
+    make_prompts,
+)
 from interventions.generation.text_metrics import decoded_texts, labelled_dataset, text_metrics
-from interventions.generation.unedited import encode_recordings, generate_unedited
+from interventions.generation.unedited import Lengths, Mel, encode_recordings, generate_unedited
 from interventions.patching.grid import Grid
 from jaxasr import sites
-from jaxasr.audio import log_mel, n_frames
-from jaxasr.cache import Memory
+from jaxasr.audio import n_frames
+from jaxasr.cache import EncodedAudio, Memory, Prefix
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation
 from jaxasr.meshes import resolve_mesh
-from jaxasr.recogniser import Recogniser
-from jaxasr.rules import rules_for
 from jaxasr.taps import Edit
-
-Samples = Float[np.ndarray, "n_samples"] | Float[Array, "n_samples"]  # one recording at 16 kHz
-Mel = Float[Array, "B M F"] | Float[np.ndarray, "B M F"]  # log-mel features of B recordings
 
 
 def sequence_sweep(
-    asr: Recogniser,
-    memory: Memory | Mel,
+    asr: AnyRecogniser,
+    memory: EncodedAudio | Mel,
     prompt: Ids,
     cells: Any,
     *,
@@ -50,6 +52,8 @@ def sequence_sweep(
     budget: int | None = None,
     mesh: Mesh | None = None,
     recordings: int | None = None,
+    positions: Ids | None = None,
+    lengths: Lengths | None = None,
 ) -> xr.Dataset:
     """Generates and scores the text of every example under the edits of every cell.
 
@@ -57,7 +61,7 @@ def sequence_sweep(
     grid of cells.
 
     Args:
-        asr: the recogniser.
+        asr: a Whisper or an audio language model.
         memory: the encoded audio if cells edit the decoder, or the log-mel [B, M, 3000] if they
             edit the encoder.
         prompt: token ids [B, T0] before the generated texts.
@@ -69,7 +73,8 @@ def sequence_sweep(
         references: the correct text of each example. Default: the unedited text.
         language: language of the texts.
         max_new_tokens: most tokens to generate per text.
-        rules: constraints on the logits. Default: those of transcription without timestamps.
+        rules: constraints on the logits. Default: those of transcription without timestamps, and
+            none for an audio language model.
         leader: int [B]. Row b reads the tokens that row `leader[b]` generates. The result has only
             the rows with `leader[b] = b`. Not for edits of the encoder.
         batch: number of cells that are computed together.
@@ -77,6 +82,10 @@ def sequence_sweep(
             the device.
         mesh: devices that divide the recordings and the cells, as in `sweep`.
         recordings: recordings that a device computes together, as in `sweep`.
+        positions: int [B, T0], positions of the prompt; negative at padding on the left. Default: 0
+            to T0 - 1.
+        lengths: int [B], mel frames of each recording before its padding, if `memory` is the
+            log-mel and the model an audio language model. Default: no recording has padding.
 
     Returns:
         A Dataset over (*coords, "example"). It holds `text`, `length` in tokens, `avg_logprob`,
@@ -113,19 +122,13 @@ def sequence_sweep(
         raise ValueError(
             f"coords: expected dimensions with {n_cells} cells in all, got {n:g} cells."
         )
-    special = asr.tokenizer.special
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "rules": rules_for(asr.tokenizer) if rules is None else rules,
-        "eot": special.eot,
-        "no_speech": (np.asarray(prompt)[0].tolist().index(special.sot), special.no_speech),
-    }
+    options = generation_options(asr, prompt, max_new_tokens, rules)
     model, rows, mesh = asr.model, np.arange(len(prompt)), resolve_mesh(mesh)
     # Only rows that read their own tokens have a text of their own.
     examples = rows if leader is None else np.flatnonzero(np.asarray(leader) == rows)
-    division: dict[str, Any] = {"mesh": mesh, "recordings": recordings}
+    division: dict[str, Any] = {"mesh": mesh, "recordings": recordings, "positions": positions}
     common = {"edits_of": edits_of, "batch": batch, **division, **options}
-    if isinstance(memory, Memory):
+    if isinstance(memory, Memory | Prefix):
         leaders = None if leader is None else jnp.asarray(leader)
         out = generate_cells(model, memory, prompt, cells, leader=leaders, **common)
         unedited = generate_unedited(model, memory, prompt, leader=leaders, **division, **options)
@@ -135,6 +138,7 @@ def sequence_sweep(
             "generated. Leave it out, or edit the decoder."
         )
     else:
+        common["lengths"] = division["lengths"] = lengths
         out = generate_encoder_cells(model, memory, prompt, cells, budget=budget, **common)
         unedited = generate_unedited(model, memory, prompt, **division, **options)
     # The unedited texts get an axis of one cell, as `text_metrics` expects.
@@ -149,27 +153,29 @@ def sequence_sweep(
 
 
 def generation_sweep(
-    asr: Recogniser,
+    asr: AnyRecogniser,
     audio: Samples | Sequence[Samples],
     *,
-    site: str = "decoder.cross_attn.z",
+    site: str | None = None,
     edit: Edit | None = None,
     over: Sequence[str] = ("layer", "head"),
     window_s: float = 0.5,
     seconds: float | None = None,
     alphas: Sequence[float] = (1.0,),
     language: str | None = None,
+    question: str | None = None,
     mesh: Mesh | None = None,
     **options: Any,
 ) -> xr.Dataset:
     """Generates and scores the texts of recordings under an edit at every cell of a grid.
 
-    By default, each cell ablates one cross-attention head.
+    By default, each cell ablates one cross-attention head, or one head of an audio language model.
 
     Args:
-        asr: the recogniser.
-        audio: 16 kHz samples of one recording or several. Only the first 30 s are used.
-        site: a site of the encoder or the decoder.
+        asr: a Whisper or an audio language model.
+        audio: 16 kHz samples of one recording or several. Only the first window (30 s) is used.
+        site: a site of the encoder or the decoder. Default: "decoder.cross_attn.z", or
+            "decoder.attn.z" in an audio language model.
         edit: the edit. Default: `Zero()`. The value of a `Patch` or `Mix` may have one row per
             recording.
         over: dimensions of the grid, as in `sweep`.
@@ -177,6 +183,7 @@ def generation_sweep(
         seconds: end of the last window of "time". Default: the length of the longest recording.
         alphas: strengths of the edit along "alpha".
         language: language of the recordings, for multilingual models.
+        question: question that an audio language model answers in a chat. Default: it transcribes.
         mesh: devices that divide the recordings and the cells, as in `sweep`.
         options: options of `sequence_sweep`.
 
@@ -184,8 +191,8 @@ def generation_sweep(
         The Dataset of `sequence_sweep` over (*over, "example").
 
     Raises:
-        ValueError: the site lacks a dimension of `over`. Other errors are those of
-            `sequence_sweep`.
+        ValueError: the site lacks a dimension of `over`, or a Whisper gets a question. Other errors
+            are those of `sequence_sweep`.
 
     Example:
         ```python
@@ -196,8 +203,9 @@ def generation_sweep(
         ```
     """
     recordings, mesh = _as_list(audio), resolve_mesh(mesh)
-    prompt = np.tile(np.asarray(asr.tokenizer.prompt(language), np.int32), (len(recordings), 1))
-    n_tokens = prompt.shape[1] + options.setdefault("max_new_tokens", 224)
+    site = site or ("decoder." + ("attn.z" if asr.config.audio_language else "cross_attn.z"))
+    prompts = make_prompts(asr, recordings, language, question)
+    n_tokens = prompts.tokens.shape[1] + options.setdefault("max_new_tokens", 224)
     longest = max(n_frames(len(samples)) for samples in recordings)
     n_swept = longest if seconds is None else round(seconds * FRAMES_PER_S)
     grid = Grid.of(
@@ -208,22 +216,25 @@ def generation_sweep(
         alphas=alphas,
         selected={},
     )
-    mel = np.stack(
-        [log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings]
-    )
     if "time" in grid.coords:
         # The number of cells along "time" depends on the recording. A fixed number of cells per
         # loop lets all recordings share one compiled program.
-        options.setdefault("batch", min(CELLS_PER_LOOP, grid.nominal_n_cells("layer")))
+        options.setdefault(
+            "batch", min(cells_per_loop(asr.config, n_tokens), grid.nominal_n_cells("layer"))
+        )
     result = sequence_sweep(
         asr,
-        encode_recordings(asr.model, mel, mesh) if sites.stack_of(site) == "decoder" else mel,
-        prompt,
+        encode_recordings(asr.model, prompts.mel, mesh, prompts.lengths)
+        if sites.stack_of(site) == "decoder"
+        else prompts.mel,
+        prompts.tokens,
         grid.cell_coords(),
         coords=grid.labels(),
         edits_of=AtCell(Zero() if edit is None else edit, site, *grid.frames),
         language=language or "en",
         mesh=mesh,
+        positions=prompts.positions,
+        lengths=prompts.lengths if sites.stack_of(site) == "encoder" else None,
         **options,
     )
     window = {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}

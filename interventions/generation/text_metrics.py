@@ -8,10 +8,13 @@ import xarray as xr
 
 from interventions.generation import transcripts
 from jaxasr.generate import Generation
+from jaxasr.language.tokenizer import LanguageTokenizer
 from jaxasr.tokenizer import Tokenizer
 
+AnyTokenizer = Tokenizer | LanguageTokenizer
 
-def decoded_texts(tokenizer: Tokenizer, out: Generation) -> list[list[str]]:
+
+def decoded_texts(tokenizer: AnyTokenizer, out: Generation) -> list[list[str]]:
     """Decodes the texts of K cells and B examples, without surrounding spaces.
 
     Args:
@@ -36,7 +39,7 @@ def decoded_texts(tokenizer: Tokenizer, out: Generation) -> list[list[str]]:
 
 
 def text_metrics(
-    tokenizer: Tokenizer, out: Generation, references: Sequence[str], language: str
+    tokenizer: AnyTokenizer, out: Generation, references: Sequence[str], language: str
 ) -> dict[str, np.ndarray]:
     """Scores the texts of K cells and B examples.
 

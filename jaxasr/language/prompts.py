@@ -37,8 +37,14 @@ class PromptFormat:
 _QWEN_AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 _VOXTRAL_AUDIO = "<s>[INST][BEGIN_AUDIO][AUDIO]"
 
-# Sources: the prompts of Qwen2-Audio's evaluation, the chat template of `Qwen2AudioProcessor` in
-# transformers, and the requests of mistral-common for Voxtral.
+_FLAMINGO_CHAT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n<sound>{text}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+
+# Sources: the prompts of Qwen2-Audio's evaluation, the chat templates of Qwen2-Audio and Audio
+# Flamingo 3 in transformers, and the requests of mistral-common for Voxtral.
 FORMATS: dict[str, PromptFormat] = {
     "qwen2_audio": PromptFormat(
         audio="<|AUDIO|>",
@@ -73,5 +79,16 @@ FORMATS: dict[str, PromptFormat] = {
         chat=_VOXTRAL_AUDIO + "{}[/INST]",
         transcription=_VOXTRAL_AUDIO + "[/INST]{}[TRANSCRIBE]",
         language="lang:{}",
+    ),
+    "audioflamingo3": PromptFormat(
+        audio="<sound>",
+        pad="<|endoftext|>",
+        end="<|im_end|>",
+        control=("<sound>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+        plain="<sound>{}",
+        chat=_FLAMINGO_CHAT.replace("{text}", "{}"),
+        # The request has no place for a language.
+        transcription=_FLAMINGO_CHAT.replace("{text}", "Transcribe the input speech.{}"),
+        language="",
     ),
 }

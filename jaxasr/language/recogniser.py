@@ -190,17 +190,32 @@ class PromptedRecogniser(LoadedModel[AudioLanguageModel, LanguageTokenizer]):
                 f"edits: {', '.join(encoder_edits)} cannot act, because memory is given. Leave out "
                 "memory, or give the edits to asr.model.encode."
             )
-        padding = -inputs.tokens.shape[1] % _PROMPT_STEP
+        padded = self.pad_prompts(inputs)
         generation = generate(
             self.model,
             memory,
-            np.pad(inputs.tokens, ((0, 0), (padding, 0)), constant_values=self.tokenizer.pad),
-            positions=_pad_positions(inputs.positions, padding),
+            padded.tokens,
+            positions=padded.positions,
             max_new_tokens=max_new_tokens,
             edits=decoder_edits,
             eot=None if self.config.eos else self.tokenizer.end,
         )
         return decode_generation(generation, self.tokenizer.decode)
+
+    def pad_prompts(self, inputs: Inputs) -> Inputs:
+        """Pads prompts on the left to a multiple of 32 tokens, so that few programs are compiled.
+
+        `generate` does the same.
+
+        Example:
+            ```python
+            inputs = lm_asr.pad_prompts(lm_asr.inputs([audio[:32_000]], "What is this?"))
+            ```
+        """
+        padding = -inputs.tokens.shape[1] % _PROMPT_STEP
+        tokens = np.pad(inputs.tokens, ((0, 0), (padding, 0)), constant_values=self.tokenizer.pad)
+        positions = _pad_positions(inputs.positions, padding)
+        return dataclasses.replace(inputs, tokens=tokens, positions=positions)
 
     def _prompt(
         self, n_audio: int, text: str | None, chat: bool, language: str | None

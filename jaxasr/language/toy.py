@@ -7,18 +7,20 @@ from flax import nnx
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from jaxasr.config import Config
+from jaxasr.families import FAMILIES
 from jaxasr.language.model import AudioLanguageModel
 from jaxasr.language.prompts import FORMATS
 
 _N_BYTES = 256  # the first tokens are single bytes
-_MLP_WIDTHS = {"qwen2_audio": 48, "voxtral": 64}  # of the encoder; Voxtral needs 4 times its width
+_MLP_WIDTH = 48  # of the encoder
+_STACKED_WIDTH = 64  # the same where 4 frames of width 16 are stacked, which needs this width
 
 
 def toy_config(family: str = "qwen2_audio") -> Config:
     """Returns a model with the structure of a family, 2 + 2 layers and windows of 2 s.
 
     Args:
-        family: "qwen2_audio" or "voxtral".
+        family: one of `jaxasr.families.FAMILIES`.
 
     Example:
         >>> from jaxasr.language.toy import toy_config
@@ -32,7 +34,7 @@ def toy_config(family: str = "qwen2_audio") -> Config:
         n_audio_state=16,
         n_audio_head=2,
         n_audio_layer=2,
-        n_audio_mlp=_MLP_WIDTHS[family],
+        n_audio_mlp=_STACKED_WIDTH if FAMILIES[family].pool == "stack" else _MLP_WIDTH,
         n_vocab=_N_BYTES + len(control),
         n_text_ctx=512,
         n_text_state=32,
@@ -52,7 +54,7 @@ def write_toy(folder: str | os.PathLike[str], family: str = "qwen2_audio", seed:
 
     Args:
         folder: a folder that does not exist or is empty.
-        family: "qwen2_audio" or "voxtral".
+        family: one of `jaxasr.families.FAMILIES`.
         seed: seed of the weights.
 
     Returns:

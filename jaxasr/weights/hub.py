@@ -21,6 +21,7 @@ REPOSITORIES = {
     "qwen2-audio-7b": "Qwen/Qwen2-Audio-7B",
     "qwen2-audio-7b-instruct": "Qwen/Qwen2-Audio-7B-Instruct",
     "voxtral-mini-3b": "mistralai/Voxtral-Mini-3B-2507",
+    "audio-flamingo-3": "nvidia/audio-flamingo-3-hf",
 }
 # Patterns of files to download. Repositories also hold copies of the weights for other libraries.
 _PATTERNS_WITHOUT_PICKLES = [

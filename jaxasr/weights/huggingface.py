@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxasr.config import Config
-from jaxasr.families import FAMILIES, WHISPER
+from jaxasr.families import FAMILIES, UNSUPPORTED, WHISPER
 from jaxasr.weights import (
     files,
     language_names,
@@ -69,6 +69,8 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
     if family not in (WHISPER, *FAMILIES):
         expected = f"model_type = {', '.join(map(repr, (WHISPER, *FAMILIES)))}"
         remedy = "Models of other types are not supported."
+        if reason := UNSUPPORTED.get(str(family)):
+            remedy = f"{family} is not supported, because {reason}."
         raise file_error(path, expected, short_repr(family), remedy)
     weight_files, tensors = tensor_files.find(folder, given)
     read_family = _read_whisper if family == WHISPER else _read_language_model

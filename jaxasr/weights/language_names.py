@@ -12,7 +12,12 @@ _WHOLE_NAMES = {
     "language_model.model.norm.weight": "decoder.ln.weight",
     HF_PROJECTION: PROJECTION,
 }
-_PROJECTORS = {"qwen2_audio": {"linear": "fc1"}, "voxtral": {"linear_1": "fc1", "linear_2": "fc2"}}
+_TWO_LAYERS = {"linear_1": "fc1", "linear_2": "fc2"}
+_PROJECTORS = {
+    "qwen2_audio": {"linear": "fc1"},
+    "voxtral": _TWO_LAYERS,
+    "audioflamingo3": _TWO_LAYERS,
+}
 _LAYER_MODULES = {
     "input_layernorm": "attn_ln",
     "post_attention_layernorm": "mlp_ln",

@@ -64,6 +64,7 @@ _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
 }
+_TEXT_DEFAULTS["audioflamingo3"] = _TEXT_DEFAULTS["qwen2_audio"]  # its text_config is a Qwen2, too
 # Settings that change the arithmetic -> their only supported values, by part of config.json.
 _REQUIRED_SETTINGS: dict[str, dict[str, Any]] = {
     "audio_config": {"activation_function": "gelu", "scale_embedding": False},
@@ -74,21 +75,29 @@ _REQUIRED_SETTINGS: dict[str, dict[str, Any]] = {
         "attention_bias": False,
         "mlp_bias": False,
     },
-    "": {"projector_hidden_act": "gelu"},
+    "": {"projector_hidden_act": "gelu", "projector_bias": True},
 }
 _MODEL_TYPES = {  # of `audio_config` and `text_config`
     "qwen2_audio": ("qwen2_audio_encoder", "qwen2"),
     "voxtral": ("voxtral_encoder", "llama"),
+    "audioflamingo3": ("audioflamingo3_encoder", "qwen2"),
 }
 # Names of the setting with the id of the audio token.
 _AUDIO_TOKEN_KEYS = {
     "qwen2_audio": ("audio_token_index", "audio_token_id"),
     "voxtral": ("audio_token_id",),
+    "audioflamingo3": ("audio_token_id",),
 }
-_AUDIO_TOKEN_DEFAULTS = {"qwen2_audio": 151_646}
+_AUDIO_TOKEN_DEFAULTS = {"qwen2_audio": 151_646, "audioflamingo3": 151_669}
 _ARCHITECTURES = {
     "qwen2_audio": "Qwen2AudioForConditionalGeneration",
     "voxtral": "VoxtralForConditionalGeneration",
+    "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
+}
+# Settings of the projector that a file has.
+_PROJECTOR_SETTINGS: dict[str, dict[str, Any]] = {
+    "voxtral": {"projector_hidden_act": "gelu"},
+    "audioflamingo3": {"projector_hidden_act": "gelu", "projector_bias": True},
 }
 _MAX_ROPE_THETA = 1e12
 
@@ -243,7 +252,7 @@ def config_json(config: Config) -> dict[str, Any]:
         "architectures": [_ARCHITECTURES[family]],
         "model_type": family,
         _AUDIO_TOKEN_KEYS[family][0]: config.audio_token,
-        **(_REQUIRED_SETTINGS[""] if family == "voxtral" else {}),
+        **_PROJECTOR_SETTINGS.get(family, {}),
         "audio_config": {"model_type": audio_type, **_REQUIRED_SETTINGS["audio_config"], **audio},
         "text_config": {
             "model_type": text_type,

@@ -32,6 +32,7 @@ _PROCESSORS = {
     "whisper": "WhisperProcessor",
     "qwen2_audio": "Qwen2AudioProcessor",
     "voxtral": "VoxtralProcessor",
+    "audioflamingo3": "AudioFlamingo3Processor",
 }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3ForConditionalGeneration,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     VoxtralConfig,
@@ -21,6 +23,7 @@ from jaxasr.sites import LAYERED, of
 from jaxasr.weights.assemble import parameters_by_name
 
 _MODELING = {"qwen2_audio": modeling_qwen2, "voxtral": modeling_llama}
+_MODELING["audioflamingo3"] = modeling_qwen2
 # Per site: the module in the layer, and whether the site is its input or output. "" is the layer.
 _ENCODER = {
     "resid_pre": ("", "in"),
@@ -129,12 +132,18 @@ def _make_model(c: Config) -> torch.nn.Module:
         names |= {"encoder_attention_heads": "num_attention_heads"}
         names |= {"encoder_ffn_dim": "intermediate_size"}
         audio = {names.get(name, name): value for name, value in audio.items()}
-        config = VoxtralConfig(
-            audio_config={"model_type": "voxtral_encoder", **audio},
-            text_config={"model_type": "llama", **text},
+        is_voxtral = c.family == "voxtral"
+        make_config = VoxtralConfig if is_voxtral else AudioFlamingo3Config
+        config = make_config(
+            audio_config={"model_type": f"{c.family}_encoder", **audio},
+            text_config={"model_type": "llama" if is_voxtral else "qwen2", **text},
             audio_token_id=c.audio_token,
         )
-        make = VoxtralForConditionalGeneration
+        make = (
+            VoxtralForConditionalGeneration
+            if is_voxtral
+            else AudioFlamingo3ForConditionalGeneration
+        )
     config._attn_implementation = "eager"
     return make(config)
 
@@ -215,6 +224,9 @@ def model_inputs(
     if config.family == "qwen2_audio":
         is_audio = np.arange(config.n_mel_frames) < np.asarray(lengths)[:, None]
         inputs["feature_attention_mask"] = torch.tensor(is_audio).long()
+    if config.family == "audioflamingo3":
+        is_audio = np.arange(config.n_mel_frames) < np.asarray(lengths)[:, None]
+        inputs["input_features_mask"] = torch.tensor(is_audio).long()
     return inputs
 
 

@@ -9,13 +9,15 @@ torch = pytest.importorskip("torch")
 from audio_language_reference import build, model_inputs
 
 import jaxasr
-from tests.audio_language import LENGTHS, TINY, tiny_mel, tiny_model, tiny_tokens
+from tests.audio_language import FLAMINGO, LENGTHS, TINY, tiny_mel, tiny_model, tiny_tokens
 
 N_NEW = 20
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("name", TINY)
+CASES = [(name, seed) for name in TINY for seed in range(5)] + [(name, 0) for name in FLAMINGO]
+
+
+@pytest.mark.parametrize(("name", "seed"), CASES)
 def test_greedy_tokens_are_those_of_transformers(name, seed):
     """Rows are padded on the left and end at different steps."""
     lengths = LENGTHS - np.array([seed, 2 * seed, 0])

@@ -7,10 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from audio_language_reference import build, reference
+from audio_language_reference import build, model_inputs, reference
 
 from jaxasr.language.encoder import count_frames
-from tests.audio_language import TINY, activations, tiny_mel, tiny_model, tiny_tokens, visible_error
+from tests.audio_language import (
+    FLAMINGO,
+    TINY,
+    activations,
+    tiny_mel,
+    tiny_model,
+    tiny_tokens,
+    visible_error,
+)
 
 TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
 EXACT = 1e-8  # of max(1, max|reference|), in float64
@@ -20,6 +28,7 @@ CASES = [
     for n_kv_head in (2, 4)
     for lengths in ([40, 29, 9], [31, 40, 18])
 ]
+CASES += [(name, 2, [40, 29, 9]) for name in FLAMINGO]
 
 
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
@@ -60,3 +69,19 @@ def test_long_windows_agree_with_transformers_without_a_readout(name):
     ]
     print(errors)
     assert max(errors) < TOLERANCE
+
+
+def test_several_windows_in_one_prompt_of_voxtral_agree_with_transformers():
+    """The windows are rows of the encoder, and one row of the language model."""
+    model = tiny_model("voxtral")
+    config, whole = model.config, np.full(2, 40)
+    mel, theirs = tiny_mel(config, whole), build(model)
+    n_audio = np.array([2 * config.n_audio_tokens])
+    tokens, positions = tiny_tokens(config, n_audio)
+    arguments = model_inputs(theirs, config, mel, whole, tokens, positions)
+    with torch.no_grad():
+        expected = theirs(**arguments, use_cache=False).logits.numpy()
+    prefix, _ = model.encode(mel)
+    joined = model.memory(prefix.xa.reshape(1, -1, prefix.xa.shape[-1]))
+    logits, _ = model.decode(tokens, joined, positions=positions)
+    assert visible_error("decoder.logits", np.asarray(logits), expected, positions) < TOLERANCE

@@ -9,6 +9,9 @@ import pytest
 import torch
 import transformers
 from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3ForConditionalGeneration,
+    AudioFlamingo3Processor,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
@@ -25,8 +28,9 @@ from jaxasr.weights.language_settings import config_json, read_config
 CLASSES = {
     "qwen2_audio": (Qwen2AudioConfig, Qwen2AudioForConditionalGeneration),
     "voxtral": (VoxtralConfig, VoxtralForConditionalGeneration),
+    "audioflamingo3": (AudioFlamingo3Config, AudioFlamingo3ForConditionalGeneration),
 }
-both = pytest.mark.parametrize("family", tiny.FAMILIES)
+both = pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
 
 
 def torch_logits(model, inputs):
@@ -36,9 +40,13 @@ def torch_logits(model, inputs):
         "attention_mask": torch.tensor((inputs.positions >= 0).astype(np.int64)),
         "input_features": torch.tensor(inputs.mel),
     }
-    if isinstance(model, Qwen2AudioForConditionalGeneration):
+    masks = {
+        Qwen2AudioForConditionalGeneration: "feature_attention_mask",
+        AudioFlamingo3ForConditionalGeneration: "input_features_mask",
+    }
+    if name := masks.get(type(model)):
         frames = np.arange(inputs.mel.shape[2]) < inputs.lengths[:, None]
-        arguments["feature_attention_mask"] = torch.tensor(frames.astype(np.int64))
+        arguments[name] = torch.tensor(frames.astype(np.int64))
     with torch.no_grad():
         return model(**arguments).logits.numpy()
 
@@ -129,3 +137,31 @@ def test_the_tokenizer_of_voxtral_is_that_of_transformers(tmp_path):
         ids = theirs(text, add_special_tokens=False).input_ids
         assert asr.tokenizer.encode(text) == ids
         assert asr.tokenizer.decode(ids) == theirs.decode(ids)
+
+
+# The chat template of the released processor, which `convert_audioflamingo3_to_hf.py` writes.
+FLAMINGO_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% for c in m['content'] if c['type'] == 'audio' %}<sound>{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("question", [None, "Où est-ce? {}"])
+def test_prompts_of_audio_flamingo_are_those_of_its_processor(question, tmp_path):
+    asr = jaxasr.load(tiny.write(tmp_path / "flamingo", "audioflamingo3"))
+    tokenizer = Qwen2Tokenizer.from_pretrained(tmp_path / "flamingo")
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=2, return_attention_mask=True)
+    processor = AudioFlamingo3Processor(extractor, tokenizer, chat_template=FLAMINGO_TEMPLATE)
+    audios = [np.ones(n, np.float32) / 9 for n in (16_000, 5001, 961)]
+    expected = processor.apply_transcription_request(audios, prompt=question)
+    inputs = asr.inputs(audios, question)
+    np.testing.assert_array_equal(inputs.tokens, expected["input_ids"])
+    np.testing.assert_array_equal(inputs.positions >= 0, expected["attention_mask"])
+    frames = np.arange(200) < inputs.lengths[:, None]
+    np.testing.assert_array_equal(frames, expected["input_features_mask"])
+    np.testing.assert_allclose(inputs.mel, expected["input_features"], atol=1e-4)

@@ -38,7 +38,7 @@ def scored(asr, sample):
         if patch.unit == "none" or i % 9 == 0 or patch.window in ("word", "context")
     ][:24]
     masks = grid.window_masks((1.0, 1.4), len(audio), asr.config.n_audio_ctx)
-    directions = patches.rotations(asr.config.n_audio_state, 2, seed=0)
+    directions = patches.rotations_by_stack(asr.config, 2, seed=0)
     spoken = patches.prepare(asr, audio, tokens, words, masks, directions, 0, 24)
     scores = patches.score(asr.model, spoken, grid.cells(chosen))
     return chosen, masks, directions, scores
@@ -62,7 +62,8 @@ def score_by_hand(asr, sample, patch, masks, directions) -> np.ndarray:
     def edit_of(site):
         def edit(x, at):
             towards = values[site][at.layer] - x
-            moved = x + patch.alpha * (towards @ directions[patch.direction])
+            rotation = directions[site.partition(".")[0]][patch.direction]
+            moved = x + patch.alpha * (towards @ rotation)
             edited = jnp.asarray(in_window)[None, :, None] if site.startswith("enc") else True
             return jnp.where(edited & (at.layer >= patch.low) & (at.layer < patch.high), moved, x)
 
@@ -114,7 +115,7 @@ def test_patches_agree_with_a_sweep(asr, sample):
         for alpha in ALPHAS
     ]
     masks = grid.window_masks(None, len(audio), asr.config.n_audio_ctx)
-    directions = patches.rotations(asr.config.n_audio_state, 0, seed=0)
+    directions = patches.rotations_by_stack(asr.config, 0, seed=0)
     spoken = patches.prepare(asr, audio, tokens, words, masks, directions, 0, 24)
     scores = patches.score(asr.model, spoken, grid.cells(listed))
     np.testing.assert_allclose(scores[:, 0] - scores[:, 1], swept.values.ravel(), atol=2e-3)

@@ -14,7 +14,7 @@ from jaxasr.weights import WeightsError, assemble, read_checkpoint, save
 from jaxasr.weights.assemble import parameters_by_name
 from jaxasr.weights.language_settings import config_json, read_config
 
-both = pytest.mark.parametrize("family", tiny.FAMILIES)
+both = pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
 
 
 @pytest.fixture
@@ -130,7 +130,9 @@ def test_errors_name_the_family(family, folder):
 @pytest.mark.parametrize(
     ("family", "part", "changes", "message"),
     [
-        ("voxtral", None, {"model_type": "bert"}, "'whisper', 'qwen2_audio', 'voxtral', found 'be"),
+        ("voxtral", None, {"model_type": "bert"}, "'voxtral', 'audioflamingo3', found 'be"),
+        ("voxtral", None, {"model_type": "glmasr"}, "its encoder has rotary positions"),
+        ("audioflamingo3", None, {"projector_bias": False}, "projector_bias = True"),
         ("voxtral", "text_config", {"model_type": "gemma"}, "model_type = 'llama' in text_config"),
         ("voxtral", "text_config", {"mlp_bias": True}, "mlp_bias = False"),
         ("voxtral", "text_config", {"rope_scaling": {"type": "yarn"}}, "type 'default', found"),
@@ -192,6 +194,6 @@ def test_the_released_sizes_follow_from_their_published_configurations(tmp_path)
 
 @both
 def test_the_ids_that_end_a_text_come_from_either_file(family, folder):
-    assert read_checkpoint(folder).config.eos == ((258,) if family == "qwen2_audio" else (2,))
+    assert read_checkpoint(folder).config.eos == ((2,) if family == "voxtral" else (258,))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 5]}))
     assert read_checkpoint(folder).config.eos == (7, 5)

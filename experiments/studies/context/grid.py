@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.studies.context.patches import DECODER_SITES, ENCODER_SITES, PATCHED_SITES
+from experiments.studies.context.patches import ENCODER_SITES, PATCHED_SITES, decoder_sites
 from jaxasr.audio import frame_to_seconds, n_frames
 from jaxasr.config import Config
 
@@ -131,7 +131,7 @@ def _groups(config: Config) -> list[Patch]:
 def _stacks(config: Config) -> list[tuple[str, tuple[str, ...], int]]:
     return [
         ("encoder", ENCODER_SITES, config.n_audio_layer),
-        ("decoder", DECODER_SITES, config.n_text_layer),
+        ("decoder", decoder_sites(config), config.n_text_layer),
     ]
 
 

@@ -20,9 +20,12 @@ from interventions.corruptions import white_noise_like
 from interventions.edits.base import EditBase
 from interventions.patching.resumed_encoder import RESIDUAL_SITES, resumed_memory
 from interventions.patching.sources import encoder_activations
-from jaxasr import Recogniser, compiled, pytrees
-from jaxasr.cache import EncodedAudio, Memory
-from jaxasr.model import Whisper, full_precision
+from interventions.run import encode_mel
+from jaxasr import Recogniser, compiled, pytrees, sites
+from jaxasr.cache import EncodedAudio
+from jaxasr.config import HOP, Config
+from jaxasr.language.recogniser import PromptedRecogniser
+from jaxasr.model import SpeechModel, full_precision
 from jaxasr.taps import NOTHING, At, Edits, select
 
 ENCODER_SITES = ("encoder.attn_out", "encoder.mlp_out")
@@ -74,18 +77,21 @@ class Spoken:
         residuals: residuals before and after every encoder layer.
         values: outputs of the encoder's modules for white noise, by site.
         masks: bool [W, S], the frames of each window.
-        rotations: [K, D, D], the identity and the random rotations.
+        rotations: [K, D, D], the identity and the random rotations, by stack.
+        lengths: int32 [1], mel frames of the recording before its padding, for an audio language
+            model.
     """
 
     tokens: Int[Array, "1 N"]
     scored: Int[Array, ""]
     words: Int[Array, "2"]
-    memory: Memory
-    noise_memory: Memory
+    memory: EncodedAudio
+    noise_memory: EncodedAudio
     residuals: tuple[Array, Array]
     values: dict[str, Array]
     masks: Bool[Array, "W S"]
-    rotations: Float[Array, "K D D"]
+    rotations: dict[str, Float[Array, "K D D"]]
+    lengths: Int[Array, "1"] | None = None
 
 
 def rotations(width: int, n_random: int, seed: int) -> Float[np.ndarray, "K D D"]:
@@ -103,38 +109,73 @@ def rotations(width: int, n_random: int, seed: int) -> Float[np.ndarray, "K D D"
     return np.stack([np.eye(width), *draws]).astype(np.float32)
 
 
+def rotations_by_stack(
+    config: Config, n_random: int, seed: int
+) -> dict[str, Float[np.ndarray, "K D D"]]:
+    """Returns `rotations` for both stacks, the same ones if they have the same width.
+
+    Example:
+        >>> import jaxasr
+        >>> sorted(rotations_by_stack(jaxasr.SIZES["tiny.en"], 1, seed=0))
+        ['decoder', 'encoder']
+    """
+    encoder = rotations(config.encoder.width, n_random, seed)
+    if config.decoder.width == config.encoder.width:
+        return {"encoder": encoder, "decoder": encoder}
+    return {"encoder": encoder, "decoder": rotations(config.decoder.width, n_random, seed)}
+
+
 def prepare(
-    asr: Recogniser,
+    asr: Recogniser | PromptedRecogniser,
     audio: Float[np.ndarray, "n"],
     prefix: list[int],
     words: tuple[int, int],
     masks: Bool[np.ndarray, "W S"],
-    directions: Float[np.ndarray, "K D D"],
+    directions: dict[str, Float[np.ndarray, "K D D"]],
     seed: int,
     n_tokens: int,
 ) -> Spoken:
     """Runs the unedited passes of a recording and of white noise of its length and level."""
-    mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
-    noise = jaxasr.log_mel(white_noise_like(audio, seed), asr.config.n_mels)[None]
-    acts = encoder_activations(asr.model, mel, *RESIDUAL_SITES)
+    config = asr.config
+    mel, noise = (
+        jaxasr.log_mel(samples, config.n_mels, config.n_mel_frames)[None]
+        for samples in (audio, white_noise_like(audio, seed))
+    )
+    is_whisper = config.audio_language is None
+    lengths = None if is_whisper else jnp.array([-(-len(audio) // HOP)], jnp.int32)
+    acts = encoder_activations(asr.model, mel, *RESIDUAL_SITES, lengths=lengths)
     pre, post = (acts[site] for site in RESIDUAL_SITES)
-    noise_memory, values = asr.model.encode(noise, readout=select(*ENCODER_SITES))
+    noise_memory, values = encode_mel(asr.model, noise, lengths, readout=select(*ENCODER_SITES))
     tokens = np.full((1, n_tokens), prefix[-1], np.int32)
     tokens[0, : len(prefix)] = prefix
     return Spoken(
         tokens=jnp.asarray(tokens),
         scored=jnp.int32(len(prefix) - 1),
         words=jnp.asarray(words, jnp.int32),
-        memory=asr.model.encode(mel)[0],
+        memory=encode_mel(asr.model, mel, lengths)[0],
         noise_memory=noise_memory,
         residuals=(pre, post),
         values=values,
         masks=jnp.asarray(masks),
-        rotations=jnp.asarray(directions),
+        rotations={stack: jnp.asarray(rotation) for stack, rotation in directions.items()},
+        lengths=lengths,
     )
 
 
-def score(model: Whisper, spoken: Spoken, cells: dict[str, np.ndarray]) -> Float[np.ndarray, "C 3"]:
+def decoder_sites(config: Config) -> tuple[str, ...]:
+    """Returns those of `DECODER_SITES` that a model has.
+
+    Example:
+        >>> import jaxasr
+        >>> decoder_sites(jaxasr.SIZES["tiny.en"]) == DECODER_SITES
+        True
+    """
+    return tuple(site for site in DECODER_SITES if site in sites.of(config))
+
+
+def score(
+    model: SpeechModel, spoken: Spoken, cells: dict[str, np.ndarray]
+) -> Float[np.ndarray, "C 3"]:
     """Returns the scores `SCORES` under each patch.
 
     Args:
@@ -154,42 +195,46 @@ def score(model: Whisper, spoken: Spoken, cells: dict[str, np.ndarray]) -> Float
     return scores
 
 
-def _encoder_cells(model: Whisper, spoken: Spoken, cells: Any) -> Array:
+def _encoder_cells(model: SpeechModel, spoken: Spoken, cells: Any) -> Array:
     def score_cell(cell: Any) -> Array:
         edits = _edits(spoken, cell, ENCODER_SITES, spoken.values, spoken.masks[cell["window"]])
-        memory = resumed_memory(model, ENCODER_SITES[0], spoken.residuals, edits, cell["low"])
+        start = spoken.residuals, edits, cell["low"], spoken.lengths
+        memory = resumed_memory(model, ENCODER_SITES[0], *start)
         return _score(model, spoken, memory, {})
 
     with full_precision(model):
         return jax.lax.map(score_cell, cells)
 
 
-def _decoder_cells(model: Whisper, spoken: Spoken, cells: Any) -> Array:
+def _decoder_cells(model: SpeechModel, spoken: Spoken, cells: Any) -> Array:
     with full_precision(model):
         # The noise reads the same tokens (lock-step).
-        _, values = model.decode(spoken.tokens, spoken.noise_memory, readout=select(*DECODER_SITES))
+        edited = decoder_sites(model.config)
+        _, values = model.decode(spoken.tokens, spoken.noise_memory, readout=select(*edited))
         everywhere = jnp.ones(spoken.tokens.shape[1], bool)
 
         def score_cell(cell: Any) -> Array:
-            edits = _edits(spoken, cell, DECODER_SITES, values, everywhere)
+            edits = _edits(spoken, cell, edited, values, everywhere)
             return _score(model, spoken, spoken.memory, edits)
 
         return jax.lax.map(score_cell, cells, batch_size=_CELLS_TOGETHER)
 
 
 def _edits(
-    spoken: Spoken, cell: Any, sites: tuple[str, ...], values: dict[str, Array], mask: Array
+    spoken: Spoken, cell: Any, edited: tuple[str, ...], values: dict[str, Array], mask: Array
 ) -> Edits:
-    rotation = spoken.rotations[cell["kind"]]
+    rotation = spoken.rotations[sites.stack_of(edited[0])][cell["kind"]]
 
     def edit(site: str) -> Move:
         alpha = jnp.where(cell["sites"][PATCHED_SITES.index(site)], cell["alpha"], 0.0)
         return Move(values[site], rotation, alpha, cell["low"], cell["high"], mask)
 
-    return {site: edit(site) for site in sites}
+    return {site: edit(site) for site in edited}
 
 
-def _score(model: Whisper, spoken: Spoken, memory: EncodedAudio, edits: Edits) -> Float[Array, "3"]:
+def _score(
+    model: SpeechModel, spoken: Spoken, memory: EncodedAudio, edits: Edits
+) -> Float[Array, "3"]:
     positions = jnp.arange(spoken.tokens.shape[1], dtype=jnp.int32)[None]
     x = model.decoder.residual(spoken.tokens, positions, memory, edits, NOTHING)[0]
     # Later positions are padding, which the scored position does not attend to.

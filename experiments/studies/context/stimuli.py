@@ -29,6 +29,7 @@ from experiments.studies.selection import first_window
 from jaxasr import Recogniser
 from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
+from jaxasr.language.recogniser import PromptedRecogniser
 
 MISSING = -1  # outcome of a recording that does not exist
 # The recordings of a reading: the odd word and the fitting word in the sentence, the odd word in
@@ -72,16 +73,26 @@ class Job:
 def transcribe(asr: Recogniser, reading: Reading, conditions: Sequence[str] = CONDITIONS) -> Arrays:
     """Transcribes recordings of a reading, and returns the outcome of each of `CONDITIONS`."""
     clips = {name: clip for name in conditions if (clip := getattr(reading, name)) is not None}
-    mels = [jaxasr.log_mel(first_window(clip), asr.config.n_mels) for clip in clips.values()]
-    memory, _ = asr.model.encode(np.stack(mels))
-    prompts = np.tile(asr.tokenizer.prompt("en"), (len(clips), 1))
-    texts = asr.generate(memory, prompts, max_new_tokens=_MAX_NEW_TOKENS).text
+    texts = _generate_texts(asr, [first_window(clip) for clip in clips.values()])
     sentences = {"carrier": CARRIER, "alone": "{}"}
     outcomes = {str(name): MISSING for name in CONDITIONS}
     for name, text in zip(clips, texts):
         sentence = sentences.get(name, reading.pair.sentence)
         outcomes[name] = outcome(text, dataclasses.replace(reading.pair, sentence=sentence))
     return {name: np.asarray(value) for name, value in outcomes.items()}
+
+
+def _generate_texts(
+    asr: Recogniser | PromptedRecogniser, audios: Sequence[Float[np.ndarray, "n"]]
+) -> tuple[str, ...]:
+    if isinstance(asr, PromptedRecogniser):
+        inputs = asr.inputs([audio[: asr.config.n_samples] for audio in audios], language="en")
+        return asr.generate(inputs, max_new_tokens=_MAX_NEW_TOKENS).text
+    memory, _ = asr.model.encode(
+        np.stack([jaxasr.log_mel(audio, asr.config.n_mels) for audio in audios])
+    )
+    prompts = np.tile(asr.tokenizer.prompt("en"), (len(audios), 1))
+    return asr.generate(memory, prompts, max_new_tokens=_MAX_NEW_TOKENS).text
 
 
 def passes_gate(outcomes: Arrays) -> bool:
@@ -121,16 +132,19 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
 
     Returns:
         `difference` [C]: logit of the odd word minus that of the fitting word; NaN where a control
-        has no patch. `outcome` [C]: the most likely word, as `spoken_word.outcome`. `frames` [W]:
-        number of frames of each window.
+        has no patch, or where the frames of the word are not known. `outcome` [C]: the most likely
+        word, as `spoken_word.outcome`. `frames` [W]: number of frames of each window.
     """
-    audio, pair, tokenizer = first_window(job.clip), job.pair, asr.tokenizer
+    pair, tokenizer = job.pair, asr.tokenizer
+    audio = first_window(job.clip)[: asr.config.n_samples]
     before = pair.sentence.partition("{}")[0].rstrip()
-    prefix = [*tokenizer.prompt("en"), *(tokenizer.encode(f" {before}") if before else [])]
+    prefix = [*_prompt(asr, audio), *(tokenizer.encode(f" {before}") if before else [])]
     recording_seed = int(short_hash(seed, job.id)[:8], 16)
     tried = _tried(job, listed)
     has_windows = any(patch.window != WINDOWS[0] for patch in itertools.compress(listed, tried))
     span = _word_span(asr, job, audio) if has_windows else None
+    if span is None and asr.config.audio_language is not None:  # nothing is known of its frames
+        tried = tried & np.array([patch.window == WINDOWS[0] for patch in listed])
     masks = window_masks(span, len(audio), asr.config.n_audio_ctx)
     spoken = patches.prepare(
         asr,
@@ -138,7 +152,7 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
         prefix,
         (tokenizer.encode(f" {pair.target}")[0], tokenizer.encode(f" {pair.expected}")[0]),
         masks,
-        patches.rotations(asr.config.n_audio_state, n_random, recording_seed),
+        patches.rotations_by_stack(asr.config, n_random, recording_seed),
         recording_seed,
         -(-max(len(prefix), 2 * _TOKENS_MULTIPLE) // _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE,
     )
@@ -153,6 +167,12 @@ def patch(asr: Recogniser, job: Job, listed: Sequence[Patch], n_random: int, see
     for value, tokens in spellings.items():
         outcomes[np.isin(scores[:, 2], list(tokens))] = value
     return {"difference": scores[:, 0] - scores[:, 1], "outcome": outcomes, "frames": masks.sum(1)}
+
+
+def _prompt(asr: Recogniser | PromptedRecogniser, audio: Float[np.ndarray, "n"]) -> list[int]:
+    if isinstance(asr, PromptedRecogniser):
+        return asr.inputs([audio], language="en").tokens[0].tolist()
+    return asr.tokenizer.prompt("en")
 
 
 def _tried(job: Job, listed: Sequence[Patch]) -> Bool[np.ndarray, "C"]:
@@ -173,6 +193,8 @@ def _word_span(
     number = len(job.pair.sentence.partition("{}")[0].split())
     if spans := job.clip.tiers.get("words"):
         return spans[number].start_s, spans[number].end_s
+    if isinstance(asr, PromptedRecogniser):
+        return None  # words are aligned by cross-attention
     word = job.pair.expected if job.condition == "fitting" else job.pair.target
     text = job.pair.sentence.format(word)
     memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
