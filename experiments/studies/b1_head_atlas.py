@@ -162,7 +162,7 @@ STUDY = Study(
     draw=draw,
     presets={
         "all": {
-            "n_nonspeech": 200,
+            "n_nonspeech": 120,
             "n_loops": 60,
             "tries": 4000,
             "n_clean": 100,

@@ -108,12 +108,11 @@ class Claim:
     def judge_share(
         self,
         outcomes: Iterable[bool] | np.ndarray,
-        seed: int = 0,
         *,
         clusters: Sequence[Hashable] | np.ndarray | None = None,
     ) -> "Finding":
         """Derives the verdict on a share; see `experiments.studies.evidence.share_evidence`."""
-        return self.judge(share_evidence(outcomes, clusters, null=self.null, seed=seed))
+        return self.judge(share_evidence(outcomes, clusters, null=self.null))
 
     def _verdict(self, evidence: Evidence) -> str:
         # Claims below the null are reflected, so that the claim's side is always the larger one.

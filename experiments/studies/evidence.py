@@ -80,16 +80,14 @@ def share_evidence(
     clusters: Sequence[Hashable] | np.ndarray | None = None,
     *,
     null: float,
-    seed: int = 0,
 ) -> Evidence:
-    """Estimates a share, with an exact interval if all units are independent.
+    """Estimates a share, with an exact interval.
 
     Args:
         outcomes: whether each unit has the property; units that are NaN are dropped.
         clusters: the independent unit of each outcome. If one has several outcomes, the interval is
-            that of `mean_evidence`. None: every outcome is independent.
+            that of `interventions.stats.cluster_share`. None: every outcome is independent.
         null: the share under the null hypothesis.
-        seed: seed of the bootstrap.
 
     Example:
         >>> evidence = share_evidence([True] * 8 + [False] * 2, null=0.5)
@@ -98,7 +96,7 @@ def share_evidence(
     """
     import scipy.stats  # imported here because the import takes most of a second
 
-    from interventions.stats import share_interval
+    from interventions.stats import cluster_share, share_interval
 
     x = np.asarray(outcomes, float)
     units = np.arange(len(x)) if clusters is None else np.asarray(clusters)
@@ -106,8 +104,9 @@ def share_evidence(
     x, units = x[finite], units[finite]
     counts = int(x.sum()), len(x)
     if len(np.unique(units)) < len(x):
-        evidence = mean_evidence(x, units, null=null, bounds=(0.0, 1.0), seed=seed)
-        return dataclasses.replace(evidence, counts=counts)
+        share = cluster_share(x, units, null)
+        error = float(np.sqrt(null * (1 - null) / share.effective))  # if the null is true
+        return Evidence(*share.interval, p=share.p, error=error, counts=counts)
     if not x.size:
         return Evidence(np.nan, np.nan, np.nan, 0)
     # Twice the smaller tail agrees with the interval of Clopper and Pearson.

@@ -138,7 +138,7 @@ def rate_interval(values: xr.DataArray, seed: int) -> list[float]:
     if len(set(sources[known])) < 2:
         return []
     if np.isin(x[known], (0, 1)).all():
-        mean = share_evidence(x, sources, null=0.5, seed=seed)
+        mean = share_evidence(x, sources, null=0.5)
     else:
         mean = mean_evidence(x, sources, bounds=(0.0, 1.0), seed=seed)
     return [round(float(number), 4) for number in (mean.value, mean.low, mean.high)]

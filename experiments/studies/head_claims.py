@@ -156,7 +156,7 @@ def _judge_chosen(
         reason = _REASONS[key]
         return {key: claim.judge(None, reason), f"{key}_cheaply": cost_claim.judge(None, reason)}
     if key == "unloops":
-        finding = claim.judge_share(head.confirming, seed, clusters=head.sources)
+        finding = claim.judge_share(head.confirming, clusters=head.sources)
     else:  # a recording that gets words counts as -1
         finding = claim.judge_mean(head.confirming, seed, clusters=head.sources, bounds=(-1.0, 1.0))
     speech = arrays.isel(example=np.flatnonzero(arrays.recording.values == "clean"))

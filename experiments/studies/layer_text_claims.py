@@ -104,7 +104,7 @@ def judge_claims(arrays: xr.Dataset, seed: int) -> dict[str, Finding]:
 def _share(values: np.ndarray, speakers: np.ndarray, null: float, seed: int) -> Evidence:
     """Estimates a share. The interval is exact if every value is 0 or 1, as in a single layer."""
     if np.isin(values, (0, 1)).all():
-        return share_evidence(values, speakers, null=null, seed=seed)
+        return share_evidence(values, speakers, null=null)
     return mean_evidence(values, speakers, null=null, bounds=(0.0, 1.0), seed=seed)
 
 

@@ -164,7 +164,7 @@ def share_numbers(outcomes: np.ndarray, sources: np.ndarray, seed: int) -> dict[
         (4, 4)
     """
     if np.isin(outcomes, (0.0, 1.0)).all():
-        evidence = share_evidence(outcomes, sources, null=0.0, seed=seed)
+        evidence = share_evidence(outcomes, sources, null=0.0)
         return interval_numbers(evidence) | {"counts": evidence.counts}
     return interval_numbers(mean_evidence(outcomes, sources, bounds=(0.0, 1.0), seed=seed))
 

@@ -64,7 +64,7 @@ def _judge_parts(outcomes: Outcomes, seed: int) -> dict[str, Finding]:
         for key, values in differences.items()
     }
     others = outcomes.any_share(NOISE, (SELF, MLP))
-    inert = share_evidence(others, outcomes.sources, null=CLAIMS["others_inert"].null, seed=seed)
+    inert = share_evidence(others, outcomes.sources, null=CLAIMS["others_inert"].null)
     return findings | {"others_inert": CLAIMS["others_inert"].judge(inert)}
 
 
@@ -83,7 +83,7 @@ def _judge_chosen(
     others = [cell for cell in cells if cell != chosen]
     resolved = outcomes.values(NOISE, [chosen])[rows, 0]
     random = outcomes.values(RANDOM, [chosen])[rows, 0] if outcomes.kinds(RANDOM) else None
-    share = share_evidence(resolved, sources, null=CLAIMS[f"one_{unit}"].null, seed=seed)
+    share = share_evidence(resolved, sources, null=CLAIMS[f"one_{unit}"].null)
     of_others = outcomes.values(NOISE, others)[rows].mean(1) if others else np.nan
     cost = mean_cost(speech, NOISE, chosen, CLAIMS[f"cheap_{unit}"].null, seed)
     findings = {
@@ -118,7 +118,7 @@ def _judge_sticky(
         return {"sticky_head": claim.judge(None, "no head was chosen")}
     rows = outcomes.confirming & sticky
     resolved = outcomes.values(NOISE, [chosen])[rows, 0]
-    evidence = share_evidence(resolved, outcomes.sources[rows], null=claim.null, seed=seed)
+    evidence = share_evidence(resolved, outcomes.sources[rows], null=claim.null)
     return {"sticky_head": claim.judge(evidence)}
 
 

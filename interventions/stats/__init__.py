@@ -15,7 +15,9 @@ from interventions.stats.intervals import (
 )
 from interventions.stats.roc import Interval as Interval, auroc_interval as auroc_interval
 from interventions.stats.shares import (
+    ClusterShare as ClusterShare,
     PairedShares as PairedShares,
+    cluster_share as cluster_share,
     detectable_share as detectable_share,
     paired_shares as paired_shares,
     share_interval as share_interval,

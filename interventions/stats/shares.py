@@ -1,5 +1,6 @@
 """Computes exact intervals and tests of shares, and the shares that a study can detect."""
 
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,12 +36,74 @@ def share_interval(count: int, n: int, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= count <= n:
         raise ValueError(f"count, n: expected 0 <= count <= n and n >= 1, got {count} of {n}.")
-    import scipy.stats  # imported here because the import takes most of a second
+    return Interval(count / n, *_clopper_pearson(count, n, level), n)
+
+
+class ClusterShare(NamedTuple):
+    """A share of units that come in clusters, and its test.
+
+    Attributes:
+        interval: the share and its 95 % interval; n is the number of clusters.
+        p: two-sided p-value, at most 0.05 if and only if the interval excludes the null.
+        effective: number of independent units with as much information, at least.
+    """
+
+    interval: Interval
+    p: float
+    effective: float
+
+
+def cluster_share(
+    outcomes: Bool[np.ndarray, "n"], clusters: Sequence[Hashable] | np.ndarray, null: float = 0.5
+) -> ClusterShare:
+    """Estimates and tests a share of units that come in small clusters, such as speakers.
+
+    The limits are those of Clopper and Pearson for the effective number of units of Kish (1965),
+    the square of the number of units divided by the sum of the squared sizes of the clusters. It
+    assumes that all units of a cluster agree, so that the interval is too wide rather than too
+    narrow. A bootstrap of clusters fails near 0 and 1, where few clusters differ from the others.
+
+    Args:
+        outcomes: bool [n], whether each unit has the property.
+        clusters: the cluster of each unit.
+        null: the share under the null hypothesis.
+
+    Raises:
+        ValueError: there is no unit, or not one cluster per unit.
+
+    Example:
+        >>> from interventions import stats
+        >>> speakers = np.arange(48) % 42
+        >>> share = stats.cluster_share(np.arange(48) > 2, speakers)
+        >>> round(share.interval.low, 2), round(share.interval.high, 2), round(share.effective, 1)
+        (0.81, 0.99, 38.4)
+    """
+    import scipy.special
+
+    x, units = np.asarray(outcomes, float), np.asarray(clusters)
+    if x.ndim != 1 or x.shape != units.shape or not x.size:
+        raise ValueError(
+            "outcomes, clusters: expected one cluster per outcome and at least one outcome, got "
+            f"the shapes {x.shape} and {units.shape}."
+        )
+    sizes = np.unique(units, return_counts=True)[1]
+    share, n = float(x.mean()), float(len(x) ** 2 / np.square(sizes).sum())
+    low, high = _clopper_pearson(share * n, n)
+    # Tails of the binomial distribution, as functions of numbers that need not be whole.
+    count = share * n
+    at_least = scipy.special.betainc(count, n - count + 1, null) if share else 1.0
+    at_most = scipy.special.betaincc(count + 1, n - count, null) if share < 1 else 1.0
+    p = min(1.0, 2 * float(min(at_least, at_most)))
+    return ClusterShare(Interval(share, low, high, len(sizes)), p, n)
+
+
+def _clopper_pearson(count: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    import scipy.special
 
     tail = (1 - level) / 2
-    low = scipy.stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
-    high = scipy.stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
-    return Interval(count / n, float(low), float(high), n)
+    low = scipy.special.betaincinv(count, n - count + 1, tail) if count > 0 else 0.0
+    high = scipy.special.betaincinv(count + 1, n - count, 1 - tail) if count < n else 1.0
+    return float(low), float(high)
 
 
 class PairedShares(NamedTuple):

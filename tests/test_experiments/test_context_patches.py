@@ -126,3 +126,15 @@ def test_a_rotation_keeps_lengths_and_angles():
     rotated = x @ patches.rotations(32, 1, seed=0)[1]
     np.testing.assert_allclose(rotated @ rotated.T, x @ x.T, atol=1e-4)
     assert np.abs(rotated - x).max() > 0.1
+
+
+def test_rotations_keep_lengths_and_differ_between_recordings():
+    turned = [patches.rotations(64, 2, seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(turned[0], turned[1])
+    for rotation in turned[0]:
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(64), atol=1e-5)
+    np.testing.assert_array_equal(turned[0][0], np.eye(64))
+    directions = [matrix for one in (turned[0], turned[2]) for matrix in one[1:]]
+    for i, first in enumerate(directions):
+        for second in directions[i + 1 :]:
+            assert np.abs(np.trace(first @ second.T)) < 0.5 * 64

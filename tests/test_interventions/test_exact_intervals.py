@@ -41,6 +41,19 @@ def test_the_interval_of_paired_shares_covers(n, first, second, correlated):
     assert n_covering / N_SIMULATIONS >= 0.95 - SLACK
 
 
+def test_clusters_of_one_unit_are_independent_and_equal_clusters_count_once():
+    outcomes = np.arange(20) < 13
+    single = stats.cluster_share(outcomes, np.arange(20), null=0.5)
+    assert single.interval == pytest.approx(stats.share_interval(13, 20))
+    assert single.p == pytest.approx(scipy_stats.binomtest(13, 20).pvalue)
+    triple = stats.cluster_share(outcomes.repeat(3), np.arange(20).repeat(3), null=0.5)
+    assert triple.interval == pytest.approx(single.interval)
+    assert triple.p == pytest.approx(single.p)
+    assert triple.effective == pytest.approx(20)
+    with pytest.raises(ValueError, match="one cluster per outcome"):
+        stats.cluster_share(outcomes, np.arange(3))
+
+
 def test_the_test_of_paired_shares_is_that_of_mcnemar():
     first, second = np.arange(20) < 14, np.arange(20) < 7
     result = stats.paired_shares(first, second)

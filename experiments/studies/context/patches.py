@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 from jaxtyping import Array, Bool, Float, Int
 
 import jaxasr
@@ -102,10 +103,12 @@ def rotations(width: int, n_random: int, seed: int) -> Float[np.ndarray, "K D D"
         >>> bool(np.isclose(np.linalg.norm(turned), 8**0.5))
         True
     """
-    draws = [
-        np.linalg.qr(np.random.default_rng([seed, kind]).normal(size=(width, width)))[0]
-        for kind in range(1, n_random + 1)
-    ]
+    # On a busy machine, the threads of BLAS wait for each other longer than one thread computes.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        draws = [
+            np.linalg.qr(np.random.default_rng([seed, kind]).normal(size=(width, width)))[0]
+            for kind in range(1, n_random + 1)
+        ]
     return np.stack([np.eye(width), *draws]).astype(np.float32)
 
 
