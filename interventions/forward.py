@@ -12,9 +12,9 @@ from interventions.run import Run
 from interventions.scoring import needed_logits, scored_position, unembed_scored
 from jaxasr.cache import EncodedAudio, Prefix
 from jaxasr.config import Config
+from jaxasr.encoder import make_frame_positions
 from jaxasr.fused_attention import Mask
-from jaxasr.inputs import check_audio_tokens
-from jaxasr.language.encoder import count_frames, make_frame_mask
+from jaxasr.language.encoder import count_frames, make_frame_mask, mark_padding
 from jaxasr.model import SpeechModel
 from jaxasr.sites import stack_of
 from jaxasr.stack import run_stack
@@ -32,11 +32,6 @@ def positions_of(run: Run) -> Int[Array, "B T"]:
     return jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
 
 
-def check_audio(model: SpeechModel, run: Run) -> None:
-    """Raises ValueError unless the tokens of an encoded run have its audio tokens."""
-    check_audio_tokens(model.config, run.tokens, positions_of(run), run.encoded_memory)
-
-
 def memory_of_stream(
     model: SpeechModel,
     x: Float[Array, "B S D"],
@@ -52,8 +47,7 @@ def memory_of_stream(
         tap: edits and records the activations after the layers. None: without edits.
     """
     if tap is None:
-        positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
-        tap = Tap("encoder.", {}, NOTHING, jnp.int32(-1), positions)
+        tap = Tap("encoder.", {}, NOTHING, jnp.int32(-1), make_frame_positions(*x.shape[:2]))
     xa = model.encoder.to_output(x, tap)
     if model.config.audio_language is None:
         return model.decoder.memory(xa)
@@ -63,10 +57,25 @@ def memory_of_stream(
 
 def mask_padding(config: Config, lengths: Int[Array, "B"] | None) -> Mask | None:
     """Returns which frames may attend to another; None if each may attend to all."""
+    n_frames = count_unmasked(config, lengths)
+    return None if n_frames is None else make_frame_mask(n_frames, config.n_audio_ctx)
+
+
+def frame_positions(
+    config: Config, n_rows: int, lengths: Int[Array, "B"] | None
+) -> Int[Array, "B S"]:
+    """Returns the index of each encoder frame; -1 at padding that is masked."""
+    positions = make_frame_positions(n_rows, config.n_audio_ctx)
+    n_frames = count_unmasked(config, lengths)
+    return positions if n_frames is None else mark_padding(positions, n_frames)
+
+
+def count_unmasked(config: Config, lengths: Int[Array, "B"] | None) -> Int[Array, "B"] | None:
+    """Returns the encoder frames of each row before its padding; None if no frame is masked."""
     family = config.audio_language
     if lengths is None or family is None or not family.masks_frames:
         return None
-    return make_frame_mask(jnp.asarray(count_frames(config, lengths)[0]), config.n_audio_ctx)
+    return jnp.asarray(count_frames(config, lengths)[0])
 
 
 def encode(
@@ -90,7 +99,7 @@ def encode(
     """
     config = model.config
     batch, n_frames = mel.shape[0], config.n_audio_ctx
-    positions = jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (batch, n_frames))
+    positions = frame_positions(config, batch, lengths)
     attention_bytes = 4 * batch * config.n_audio_layer * config.n_audio_head * n_frames**2
     recompute = attention_bytes > _MAX_KEPT_BYTES
     mask = mask_padding(config, lengths)

@@ -30,8 +30,8 @@ class Run:
         positions: int [B, T], the position of each token. Needed only for rows that are padded on
             the left. Padding has negative positions.
         encoded_mel: the log-mel that `memory` was encoded from. `encode` sets it.
-        lengths: int [B], mel frames of each recording before its padding, for an audio language
-            model. Default: no recording has padding.
+        lengths: int [B] or a list, mel frames of each recording before its padding, for an audio
+            language model. Default: no recording has padding.
 
     Raises:
         ValueError: `mel` and `memory` are both given or both missing, or the memory is unstacked.
@@ -55,6 +55,10 @@ class Run:
     lengths: Int[Array, "B"] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("tokens", "positions", "lengths"):
+            if isinstance(value := getattr(self, name), list | tuple):
+                # The field must be one array. A list would be a leaf of the pytree per number.
+                object.__setattr__(self, name, np.asarray(value))
         if isinstance(self.memory, Memory) and isinstance(self.memory.k, tuple):
             raise ValueError(
                 "memory: expected stacked layers, got unstacked ones. Leave out unstacked=True "

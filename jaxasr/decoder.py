@@ -12,7 +12,8 @@ from jaxasr import cpu_kernels
 from jaxasr.blocks import Block, layer_norm, stacked_blocks
 from jaxasr.cache import Cache, EncodedAudio, Memory, Past
 from jaxasr.config import Config
-from jaxasr.stack import run_stack, unstack
+from jaxasr.fused_attention import Mask
+from jaxasr.stack import RunBlock, run_stack, unstack
 from jaxasr.taps import Edits, Readout, Tap
 
 
@@ -117,32 +118,69 @@ class Decoder(nnx.Module):
             `to_logits`, which records the activations outside the layers; and what `readout` keeps
             of the activations in the layers.
         """
-        assert isinstance(memory, Memory)  # `check_audio_tokens` refuses a prefix
-        tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)  # -1: outside the layers
-        x = tap("embed", self.embed(tokens, positions))
+        frames = self.frames(tokens, positions, memory, cache)
+        if cache is not None and frames is not None:
+            cache = cache.with_frames(frames)
+        keys = (positions, frames) if cache is None else (cache.positions, cache.frames)
+        key_positions, key_frames = keys
+        # -1: outside the layers
+        tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions, frames, key_frames)
+        x = tap("embed", self.embed_inputs(tokens, positions, memory, frames))
         # The mask by absolute positions also hides padding and empty slots of the cache.
-        mask = causal_mask(positions, positions if cache is None else cache.positions)
+        mask = causal_mask(positions, key_positions)
+        blocks, inputs = self.layer_inputs(memory, None if cache is None else cache.past, blocks)
+        x, past, acts = run_stack(
+            blocks,
+            x,
+            self.block_runner(positions, mask, cache),
+            stack="decoder",
+            positions=positions,
+            edits=edits,
+            readout=readout,
+            layer_inputs=inputs,
+            unroll=unroll,
+            frames=frames,
+            key_frames=key_frames,
+        )
+        return x, None if cache is None else dataclasses.replace(cache, past=past), tap, acts
+
+    def frames(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        memory: EncodedAudio,
+        cache: Cache | None = None,
+    ) -> Int[Array, "B T"] | None:
+        """Returns the audio token that each position holds; None if tokens hold no audio."""
+        del tokens, positions, memory, cache
+
+    def embed_inputs(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        memory: EncodedAudio,
+        frames: Int[Array, "B T"] | None,
+    ) -> Float[Array, "B T D"]:
+        """Returns the residual stream before the first layer."""
+        del memory, frames
+        return self.embed(tokens, positions)
+
+    def layer_inputs(self, memory: EncodedAudio, past: Any, blocks: Any) -> tuple[Any, Any]:
+        """Returns the layers to run, and the input of each in the same layout."""
+        assert isinstance(memory, Memory)  # `check_audio_tokens` refuses a prefix
+        blocks, memory = (self.blocks, memory.stacked()) if blocks is None else (blocks, memory)
+        return blocks, _pair_inputs((memory.k, memory.v), past, blocks)
+
+    def block_runner(
+        self, positions: Int[Array, "B T"], mask: Mask, cache: Cache | None
+    ) -> RunBlock:
+        """Returns the function that runs one layer; see `run_stack`."""
 
         def run_block(block: Block, inputs: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
             cross_kv, past = inputs
             return block(x, tap, mask, past, cache, cross_kv)
 
-        blocks, memory = (self.blocks, memory.stacked()) if blocks is None else (blocks, memory)
-        x, past, acts = run_stack(
-            blocks,
-            x,
-            run_block,
-            stack="decoder",
-            positions=positions,
-            edits=edits,
-            readout=readout,
-            layer_inputs=_pair_inputs(
-                (memory.k, memory.v), None if cache is None else cache.past, blocks
-            ),
-            unroll=unroll,
-        )
-        cache = None if cache is None else dataclasses.replace(cache, past=past)
-        return x, cache, tap, acts
+        return run_block
 
     def to_logits(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
         """Returns the logits [B, T, V] of the residual stream after the last layer."""

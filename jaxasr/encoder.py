@@ -51,20 +51,20 @@ class Encoder(nnx.Module):
             The encoder output [B, S, D] of S = F / 2 frames, and what `readout` keeps,
             `{site: [L, B, ...]}`.
         """
-        return self.run(mel, _run_block, edits, readout, unroll, blocks)
+        positions = make_frame_positions(mel.shape[0], mel.shape[-1] // 2)
+        return self.run(mel, positions, _run_block, edits, readout, unroll, blocks)
 
     def run(
         self,
         mel: Float[Array, "B M F"],
+        positions: Int[Array, "B S"],
         run_block: RunBlock,
         edits: Edits,
         readout: Readout,
         unroll: int,
         blocks: Any,
-    ) -> tuple[Float[Array, "B S D"], dict[str, Any]]:
-        """Encodes a batch of windows, with `run_block` for each layer; see `__call__`."""
-        n_rows, n_frames = mel.shape[0], mel.shape[-1] // 2
-        positions = make_frame_positions(n_rows, n_frames)
+    ) -> tuple[Float[Array, "B A D"], dict[str, Any]]:
+        """Encodes frames at `positions`, with `run_block` for each layer; see `__call__`."""
         tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)  # -1: outside the layers
         x, _, acts = run_stack(
             self.blocks if blocks is None else blocks,

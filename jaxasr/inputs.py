@@ -43,8 +43,24 @@ def check_tokens(config: Config, tokens: Any, memory: EncodedAudio) -> Tokens:
     """Returns `tokens` as int32.
 
     Raises:
-        ValueError: wrong shape or type, ids outside the vocabulary, more tokens than the decoder's
-            context, or another batch size than `memory`.
+        ValueError: as in `check_token_ids`, or another batch size than `memory`.
+    """
+    tokens = check_token_ids(config, tokens)
+    n_rows, n_encoded = tokens.shape[0], memory.xa.shape[0]
+    if n_rows != n_encoded:
+        raise ValueError(
+            f"tokens: batch {n_rows}, but memory has batch {n_encoded}. "
+            "Use jax.vmap to share one memory between rows."
+        )
+    return tokens
+
+
+def check_token_ids(config: Config, tokens: Any) -> Tokens:
+    """Returns `tokens` as int32.
+
+    Raises:
+        ValueError: wrong shape or type, ids outside the vocabulary, or more tokens than the
+            decoder's context.
     """
     tokens = _as_array(tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
@@ -57,12 +73,6 @@ def check_tokens(config: Config, tokens: Any, memory: EncodedAudio) -> Tokens:
             f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {config.n_text_ctx}. "
             "Cut the tokens."
         )
-    n_rows, n_encoded = tokens.shape[0], memory.xa.shape[0]
-    if n_rows != n_encoded:
-        raise ValueError(
-            f"tokens: batch {n_rows}, but memory has batch {n_encoded}. "
-            "Use jax.vmap to share one memory between rows."
-        )
     check_ids(tokens, config.n_vocab, "tokens")
     return tokens.astype(jnp.int32)
 
@@ -71,22 +81,41 @@ def check_positions(config: Config, tokens: Tokens, positions: Any) -> Tokens:
     """Returns `positions` as int32; None counts from 0 in each row.
 
     Raises:
-        ValueError: another shape than `tokens`, or a position past the decoder's context.
+        ValueError: another shape than `tokens`, no integers, a position past the decoder's context,
+            or positions that do not increase along a row.
     """
     if positions is None:
         return np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    positions = _as_array(positions).astype(jnp.int32)
+    positions = _as_array(positions)
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ValueError(f"positions: expected integers, got {positions.dtype}.")
+    positions = positions.astype(jnp.int32)
     if positions.shape != tokens.shape:
         raise ValueError(
             f"positions: expected the shape of tokens {list(tokens.shape)}, "
             f"got {list(positions.shape)}."
         )
-    if not is_traced(positions) and np.asarray(positions).max() >= config.n_text_ctx:
+    if not is_traced(positions):
+        _check_places(config, np.asarray(positions))
+    return positions
+
+
+def _check_places(config: Config, positions: Int[np.ndarray, "B T"]) -> None:
+    if positions.max() >= config.n_text_ctx:
         raise ValueError(
             f"positions: must be below the decoder's context {config.n_text_ctx}, "
-            f"got {np.asarray(positions).max()}."
+            f"got {positions.max()}."
         )
-    return positions
+    # Attention is causal by position, so two tokens at one position would attend to each other.
+    earlier = np.maximum.accumulate(np.maximum(positions, -1), axis=1)[:, :-1]
+    repeated = (positions[:, 1:] >= 0) & (positions[:, 1:] <= earlier)
+    if repeated.any():
+        row, column = np.argwhere(repeated)[0]
+        raise ValueError(
+            f"positions: expected positions that increase along each row, got "
+            f"{positions[row, column + 1]} after {earlier[row, column]} in row {row}. Padding has "
+            "negative positions."
+        )
 
 
 def check_audio_tokens(

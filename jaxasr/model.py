@@ -89,7 +89,9 @@ class SpeechModel(nnx.Module):
             edits: `{site: edit}` for decoder sites.
             readout: what to return of the activations: `jaxasr.select`, `reduce` or `merge`.
             positions: absolute positions [B, T]. Rows of different lengths are padded with tokens
-                at negative positions, which no other token attends to. None: 0 to T - 1.
+                at negative positions, which no other token attends to. Positions increase along
+                a row. They may start after 0 or leave some out, as if tokens were missing; values
+                of edits are then still indexed by position. None: 0 to T - 1.
             unroll: layers per step of the scan.
 
         Returns:
@@ -97,8 +99,9 @@ class SpeechModel(nnx.Module):
             `{site: [L, B, ...]}`.
 
         Raises:
-            ValueError: ids outside the vocabulary, too many tokens, a memory of another batch
-                size, or a site that the decoder does not have.
+            ValueError: ids outside the vocabulary, too many tokens, positions that are not
+                increasing integers, a memory of another batch size, or a site that the decoder does
+                not have.
 
         Example:
             ```python

@@ -1,39 +1,28 @@
 """Defines the recogniser that `jaxasr.load` returns: a model with its tokenizer."""
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
 
-from jaxasr import display
 from jaxasr.alignment.choose_heads import choose_heads, speech_windows
 from jaxasr.alignment.forced import align_windows, place_text
 from jaxasr.alignment.released_heads import Heads, check_heads, default_heads
-from jaxasr.audio import load_audio
 from jaxasr.cache import Memory
-from jaxasr.config import Config
 from jaxasr.decoding import LogitFilter
 from jaxasr.generated_text import GeneratedText, Prompt, generate_text
+from jaxasr.loaded_model import Audio, LoadedModel, read_samples
 from jaxasr.model import Whisper
 from jaxasr.options import Options
-from jaxasr.precision import precision_name
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
 from jaxasr.transcript import Transcript, Word
-from jaxasr.weights import Checkpoint
-
-# 16 kHz samples, or the path of an audio file.
-Audio = Float[np.ndarray, "n_samples"] | str | os.PathLike
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Recogniser:
+class Recogniser(LoadedModel[Whisper, Tokenizer]):
     """A speech recogniser: model, tokenizer and checkpoint.
 
     Attributes:
@@ -47,38 +36,6 @@ class Recogniser:
         print(asr.transcribe(audio).text)
         ```
     """
-
-    model: Whisper
-    tokenizer: Tokenizer
-    checkpoint: Checkpoint
-
-    def __repr__(self) -> str:
-        return f"Recogniser({self.checkpoint.name}: {self.model.summary})"
-
-    def _repr_html_(self) -> str:
-        config = self.config
-        rows = [
-            ("checkpoint", self.checkpoint.name),
-            ("source", self.checkpoint.source),
-            ("encoder", f"{config.n_audio_layer} layers, {config.n_audio_head} heads"),
-            ("decoder", f"{config.n_text_layer} layers, {config.n_text_head} heads"),
-            ("width", config.n_audio_state),
-            ("vocabulary", f"{config.n_vocab:,} tokens"),
-            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {config.param_dtype}"),
-            ("activations", config.dtype),
-            ("precision", precision_name(config)),
-        ]
-        return display.table((), rows)
-
-    @property
-    def config(self) -> Config:
-        """Dimensions and dtypes of the model."""
-        return self.model.config
-
-    @property
-    def sites(self) -> list[str]:
-        """Names of the sites of the model, where activations can be read and edited."""
-        return self.model.sites
 
     @property
     def alignment_heads(self) -> Heads:
@@ -133,7 +90,7 @@ class Recogniser:
         return transcribe(
             self.model,
             self.tokenizer,
-            _read_samples(audio),
+            read_samples(audio),
             Options(**options),
             edits=edits,
             heads=self.alignment_heads,
@@ -206,7 +163,7 @@ class Recogniser:
             ```
         """
         windows = place_text(
-            self.model, self.tokenizer, _read_samples(audio), text, language=language
+            self.model, self.tokenizer, read_samples(audio), text, language=language
         )
         heads = heads or self.checkpoint.alignment_heads
         heads = heads or choose_heads(self.model, self.tokenizer, windows)
@@ -239,7 +196,7 @@ class Recogniser:
             jaxasr.save(asr, "folder")
             ```
         """
-        samples = [_read_samples(audio) for audio in audios]
+        samples = [read_samples(audio) for audio in audios]
         windows = [
             window
             for recording in samples
@@ -265,7 +222,3 @@ class Recogniser:
         """
         heads = tuple((int(layer), int(head)) for layer, head in check_heads(self.config, heads))
         return dataclasses.replace(self, checkpoint=self.checkpoint.replace(alignment_heads=heads))
-
-
-def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
-    return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio

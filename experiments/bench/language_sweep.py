@@ -1,37 +1,31 @@
-"""Compares sweeps of a random audio language model with hook loops that reuse cached prefixes.
+"""Compares sweeps of a random audio language model with hooks that reuse cached prefixes.
 
 Run it with `python -m experiments.bench language_sweep`.
 
 The sweep over heads edits every layer, head and text token after the audio. The sweep over time
 edits every layer and window of audio tokens. All methods use the same weights and are measured in
-turn, in one process. Hook loops compute only a sample of the cells.
+turn, in one process. Hooks compute only a sample of the cells. The passes without an edit are part
+of the sweep's time, but not of that of the hooks.
 """
 
 import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.table import Table
 
 from experiments.bench import options
+from experiments.bench.language_hooks import ANSWER, FOIL, HookLoop, LanguageCell, stacks_of
+from experiments.compiling import count_compilations
 from jaxasr.config import Config
 
-N_BEFORE, N_AFTER, ANSWER, FOIL = 4, 11, 3, 5  # text tokens before and after the audio; ids
+N_BEFORE, N_AFTER = 4, 11  # text tokens before and after the audio
 WINDOW = 25  # audio tokens per window: one second
-
-
-class LanguageCell(NamedTuple):
-    """One cell: the edited positions of all features, or of one head, in one layer."""
-
-    layer: int
-    head: int | None
-    start: int
-    stop: int
 
 
 def make_config(width: int, n_layer: int, n_audio_ctx: int) -> Config:
@@ -61,123 +55,22 @@ def make_config(width: int, n_layer: int, n_audio_ctx: int) -> Config:
     )
 
 
-class HookLoop:
-    """Patches the language model of `transformers`, which starts from a cached prefix.
-
-    Args:
-        folder: weights in the format of `transformers`.
-        mels: log-mel spectrograms [2, M, F] of target and source.
-        tokens: ids [T].
-    """
-
-    def __init__(self, folder: str, mels: np.ndarray, tokens: np.ndarray):
-        import torch
-        from transformers import Qwen2AudioForConditionalGeneration
-
-        self.torch = torch
-        self.whole = Qwen2AudioForConditionalGeneration.from_pretrained(folder).eval()
-        self.language = self.whole.model.language_model
-        with torch.inference_mode():
-            self.source = self._record(mels[1:], tokens)[0]
-            _, self.embeddings, cache = self._record(mels[:1], tokens)
-        self.past = [(layer.keys, layer.values) for layer in cache.layers]
-
-    def _record(self, mel: np.ndarray, tokens: np.ndarray) -> tuple[dict[str, list], Any, Any]:
-        """Returns what a cell can reuse: activations to patch in, embeddings, and the cache."""
-        acts: dict[str, list] = {"z": [], "resid_post": []}
-        embeddings: list[Any] = []
-        first = self.language.layers[0]
-        handles = [
-            first.register_forward_pre_hook(
-                lambda _, args, kw: embeddings.append(args[0] if args else kw["hidden_states"]),
-                with_kwargs=True,
-            )
-        ]
-        for layer in self.language.layers:
-            handles += [
-                layer.self_attn.o_proj.register_forward_pre_hook(
-                    lambda _, args: acts["z"].append(args[0])
-                ),
-                layer.register_forward_hook(
-                    lambda _, args, out: acts["resid_post"].append(_first(out))
-                ),
-            ]
-        result = self.whole(
-            input_ids=self.torch.tensor(tokens[None]).long(),
-            input_features=self.torch.tensor(mel),
-            feature_attention_mask=self.torch.ones(1, mel.shape[-1]).long(),
-            use_cache=True,
-        )
-        for handle in handles:
-            handle.remove()
-        return acts, embeddings[0], result.past_key_values
-
-    def run(self, cells: list[LanguageCell], prefix: int | None = None) -> list[float]:
-        """Returns the logit difference of each cell.
-
-        Args:
-            cells: cells to compute.
-            prefix: positions to take from the cache. None: all before the edited ones.
-        """
-        with self.torch.inference_mode():
-            return [
-                self._run_cell(cell, cell.start if prefix is None else prefix) for cell in cells
-            ]
-
-    def _run_cell(self, cell: LanguageCell, n_cached: int) -> float:
-        from transformers import DynamicCache
-
-        from experiments.bench.torch_whisper import cache_argument
-
-        layer = self.language.layers[cell.layer]
-        rows = slice(cell.start - n_cached, cell.stop - n_cached)
-        if cell.head is None:
-            value = self.source["resid_post"][cell.layer][:, cell.start : cell.stop]
-            handle = layer.register_forward_hook(
-                lambda _, args, out: _patch(out, rows, slice(None), value)
-            )
-        else:
-            width = layer.self_attn.head_dim
-            columns = slice(cell.head * width, (cell.head + 1) * width)
-            value = self.source["z"][cell.layer][:, cell.start : cell.stop, columns]
-            handle = layer.self_attn.o_proj.register_forward_pre_hook(
-                lambda _, args: (_patch(args[0], rows, columns, value),)
-            )
-        past = DynamicCache([tuple(x[:, :, :n_cached] for x in pair) for pair in self.past])
-        x = self.language(
-            inputs_embeds=self.embeddings[:, n_cached:],
-            use_cache=True,
-            **cache_argument(self.language, past),
-        )[0][0, -1]
-        handle.remove()
-        weight = self.whole.lm_head.weight
-        return float(x @ (weight[ANSWER] - weight[FOIL]))
-
-
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _patch(output: Any, rows: slice, columns: slice, value: Any) -> Any:
-    x = _first(output).clone()
-    x[:, rows, columns] = value
-    return (x, *output[1:]) if isinstance(output, tuple) else x
-
-
 def main(
     width: Annotated[int, typer.Option(help="Width of both stacks.")] = 512,
     n_layer: Annotated[int, typer.Option("--layers", help="Layers of each stack.")] = 8,
     seconds: Annotated[int, typer.Option(help="Length of the recording in seconds.")] = 10,
     rounds: Annotated[int, typer.Option(help="How often every method is measured.")] = 3,
     sample: Annotated[int, typer.Option(help="Cells of a hook loop per round.")] = 48,
+    batch: Annotated[int, typer.Option(help="Most cells of a batch of hooks.")] = 32,
     out: options.Out = None,
 ) -> None:
-    """Measures sweeps of a random audio language model against hook loops over transformers."""
+    """Measures sweeps of a random audio language model against hooks in transformers."""
     import jax.numpy as jnp
     from flax import nnx
 
     import interventions as iv
     import jaxasr
+    from interventions.patching.cost import flops
     from jaxasr.weights import save
 
     config = make_config(width, n_layer, 50 * seconds)
@@ -197,19 +90,6 @@ def main(
         },
         "time": {"site": "decoder.resid_post", "over": ("layer", "time"), "window_s": WINDOW / 25},
     }
-    cells = {
-        "heads": [
-            LanguageCell(layer, head, position, position + 1)
-            for layer in range(n_layer)
-            for head in range(config.n_text_head)
-            for position in range(first, len(tokens))
-        ],
-        "time": [
-            LanguageCell(layer, None, N_BEFORE + start, N_BEFORE + min(start + WINDOW, n_audio))
-            for layer in range(n_layer)
-            for start in range(0, n_audio, WINDOW)
-        ],
-    }
     console, results = options.make_console(), []
     with tempfile.TemporaryDirectory() as scratch:
         loop = HookLoop(str(save(model, f"{scratch}/model")), mels, tokens)
@@ -219,49 +99,132 @@ def main(
             return iv.sweep(model, target, source, metric=metric, **grid).values.ravel()
 
         plan = iv.plan_sweep(model, target, source, metric=metric, **grid)
-        chosen = np.random.default_rng(1).permutation(len(cells[kind]))[:sample]
-        some = [cells[kind][i] for i in chosen]
-        methods: dict[str, Callable[[], Any]] = {
-            "hook loop, cached up to the edit": functools.partial(loop.run, some)
+        cells = _cells_of(kind, config, len(tokens))
+        alone = np.random.default_rng(1).permutation(len(cells))[:sample]
+        stacked = _sample_stacks(cells, batch, sample)
+        some, many = ([cells[i] for i in chosen] for chosen in (alone, stacked))
+        methods: dict[str, tuple[Callable[[], Any], np.ndarray]] = {
+            "jaxasr": (sweep, np.arange(len(cells))),
+            "hook loop, cached up to the edit": (functools.partial(loop.run, some), alone),
+            f"hooks, at most {batch} cells stacked": (
+                functools.partial(loop.run, many, batch=batch),
+                stacked,
+            ),
         }
         if kind == "heads":
-            methods["hook loop, audio prefix cached"] = functools.partial(loop.run, some, first)
-        rows = _measure(sweep, len(cells[kind]), chosen, methods, rounds)
+            run = functools.partial(loop.run, some, first)
+            methods["hook loop, audio prefix cached"] = run, alone
+        rows = _measure(methods, rounds)
+        limit = {
+            "gflop_per_cell": flops(plan.work) / len(cells) / 1e9,
+            "peak_gflop_per_s": _measure_products(config),
+        }
         console.print(f"\n{kind}: {plan}")
         console.print(_table(rows))
-        results.append({"kind": kind, "plan": str(plan), "results": rows})
+        console.print(_describe_limit(rows, **limit))
+        results.append({"kind": kind, "plan": str(plan), "results": rows, **limit})
         options.save(out, {"width": width, "layers": n_layer, "sweeps": results})
 
 
+def _cells_of(kind: str, config: Config, n_tokens: int) -> list[LanguageCell]:
+    """Returns the cells of a sweep, in its order."""
+    n_audio, layers = config.n_audio_tokens, range(config.n_text_layer)
+    if kind == "heads":
+        return [
+            LanguageCell(layer, head, position, position + 1)
+            for layer in layers
+            for head in range(config.n_text_head)
+            for position in range(N_BEFORE + n_audio, n_tokens)
+        ]
+    return [
+        LanguageCell(layer, None, N_BEFORE + start, N_BEFORE + min(start + WINDOW, n_audio))
+        for layer in layers
+        for start in range(0, n_audio, WINDOW)
+    ]
+
+
+def _sample_stacks(cells: Sequence[LanguageCell], batch: int, n: int) -> np.ndarray:
+    """Returns the indices of `n` cells or more: whole stacks, in a random order."""
+    stacks = stacks_of(cells, batch)
+    order, chosen = np.random.default_rng(2).permutation(len(stacks)), []
+    while len(chosen) < n and len(order):
+        chosen, order = [*chosen, *stacks[order[0]]], order[1:]
+    return np.array(chosen)
+
+
+def _measure_products(config: Config) -> float:
+    """Measures the product of 512 rows with the first matrix of an MLP, in GFLOP/s."""
+    import jax
+    import jax.numpy as jnp
+
+    n_rows, n_products = 512, 100
+    x = jnp.ones((n_rows, config.n_text_state))
+    weights = jnp.ones((config.n_text_state, config.decoder.n_mlp))
+
+    @jax.jit
+    def multiply(x: jax.Array, weights: jax.Array) -> jax.Array:
+        def step(_: int, total: jax.Array) -> jax.Array:
+            return total + (x + total[0, 0]) @ weights  # depends on the step before
+
+        return jax.lax.fori_loop(0, n_products, step, jnp.zeros((n_rows, weights.shape[1])))
+
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        multiply(x, weights).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2e-9 * n_products * n_rows * weights.size / min(seconds[1:])
+
+
 def _measure(
-    sweep: Callable[[], np.ndarray],
-    n_cells: int,
-    chosen: np.ndarray,
-    methods: dict[str, Callable[[], Any]],
-    rounds: int,
+    methods: dict[str, tuple[Callable[[], Any], np.ndarray]], rounds: int
 ) -> list[dict[str, Any]]:
-    """Measures all methods in turn, after one call of each. The rates are in cells per second."""
-    values = sweep()
-    rows = [{"way": "jaxasr", "rates": [], "error": 0.0}]
-    for name, run in methods.items():
-        error = np.abs(np.array(run()) - values[chosen]).max() / max(1.0, np.abs(values).max())
-        rows.append({"way": name, "rates": [], "error": float(error)})
+    """Measures all methods in turn, after one call of each. The rates are in cells per second.
+
+    Args:
+        methods: per name a function that computes cells, and the indices of these cells. The first
+            computes all cells.
+        rounds: number of measurements.
+    """
+    rows: list[dict[str, Any]] = []
+    counts = count_compilations()
+    values = np.zeros(0)
+    for name, (run, chosen) in methods.items():
+        start, n_programs = time.perf_counter(), counts.programs
+        computed = np.array(run())
+        values = values if rows else computed
+        error = np.abs(computed - values[chosen]).max() / max(1.0, np.abs(values).max())
+        seconds, n_programs = time.perf_counter() - start, counts.programs - n_programs
+        rows.append({"way": name, "first_s": seconds, "programs": n_programs, "error": error})
+        rows[-1]["rates"] = []
     for _ in range(rounds):
-        for row, run, n in zip(
-            rows, (sweep, *methods.values()), (n_cells, *[len(chosen)] * len(methods))
-        ):
+        for row, (run, chosen) in zip(rows, methods.values()):
             start = time.perf_counter()
             run()
-            row["rates"].append(n / (time.perf_counter() - start))
+            row["rates"].append(len(chosen) / (time.perf_counter() - start))
     for row in rows:
         ratios = [ours / theirs for ours, theirs in zip(rows[0]["rates"], row["rates"])]
         row["ratio"] = statistics.median(ratios)
     return rows
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    lines = Table("", "cells/s", "× ours", "error", box=None, pad_edge=False, header_style="dim")
+def _describe_limit(
+    rows: Sequence[dict[str, Any]], gflop_per_cell: float, peak_gflop_per_s: float
+) -> str:
+    """Returns how many cells per second the products allow, also relative to the hooks."""
+    most = peak_gflop_per_s / gflop_per_cell
+    loop = statistics.median(rows[1]["rates"])
+    return (
+        f"{gflop_per_cell:.3f} GFLOP per cell, products at {peak_gflop_per_s:.0f} GFLOP/s: at most "
+        f"{most:.0f} cells/s, {most / loop:.0f} times the {rows[1]['way']}"
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    columns = "", "cells/s", "× ours", "first call", "programs", "error"
+    lines = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
-        rate = f"{statistics.median(row['rates']):.1f}"
-        lines.add_row(row["way"], rate, f"{row['ratio']:.1f}", f"{row['error']:.1e}")
+        rate, first = f"{statistics.median(row['rates']):.1f}", f"{row['first_s']:.1f} s"
+        numbers = f"{row['ratio']:.1f}", first, str(row["programs"]), f"{row['error']:.1e}"
+        lines.add_row(row["way"], rate, *numbers)
     return lines

@@ -275,6 +275,7 @@ STUDY = Study(
         "quick": {"recordings": 60, "snr_db": (5,)},
     },
     claims=CLAIMS,
+    counts=("per_class", "recordings", "snr_db"),
     version=2,
     families=(WHISPER, *FAMILIES),
     differs=(

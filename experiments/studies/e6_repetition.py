@@ -242,5 +242,6 @@ STUDY = Study(
         "mean ablation, random directions of equal length, the cost on clean speech, and the types "
         "of loops are additions",
     ),
+    counts=("n_loops", "tries"),
     version=2,
 )

@@ -119,8 +119,10 @@ def reproduce(
     other = None if compare is None else load_result(compare)
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
     process = process or Process()
-    # Only values of settings are hashed, so that a reworded reason keeps the stored items.
-    values = dataclasses.asdict(settings)
+    # Only values of settings are hashed, so that a reworded reason keeps the stored items. With
+    # more recordings, a run computes the additional items only.
+    every_value = dataclasses.asdict(settings)
+    values = {key: value for key, value in every_value.items() if key not in study.counts}
     items = out / "items" / short_hash(name, study.version, sources, values)
     with only_writer(out if process.is_first else part_folder(items, process)):
         cache = ItemCache(items, steps, process)

@@ -111,6 +111,8 @@ class Study:
         families: families of models that the study supports; see `jaxasr.families`.
         compare: `compare(arrays, other, seed)` returns the findings of claims that compare a run
             with `other`, the arrays of a run with another model. None: no claim does.
+        counts: settings that decide which items `run` computes, but not what an item contains. A
+            run with other values of them reuses the items.
         version: number to increase when `run` changes, so that `cache` ignores old items.
     """
 
@@ -125,6 +127,7 @@ class Study:
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
     differs: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
     version: int = 1
     families: tuple[str, ...] = ("whisper",)
     compare: Callable[..., Mapping[str, Finding]] | None = None

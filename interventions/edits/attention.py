@@ -16,8 +16,9 @@ from jaxasr.taps import At, is_traced
 class AttendOnlyTo(EditBase):
     """Replaces an attention pattern by uniform attention over `keys`. Made by `attend_only_to`.
 
-    In decoder self-attention, future keys stay masked. A query that may not attend to any of
-    `keys` keeps its pattern.
+    In decoder self-attention, future keys stay masked. In an encoder that masks the padding of
+    short recordings, the padding stays masked. A query that may not attend to any of `keys` keeps
+    its pattern.
 
     Example:
         >>> from interventions import attend_only_to
@@ -45,7 +46,9 @@ class Knockout(EditBase):
     """Sets attention scores at `keys` to -∞. Made by `knockout`.
 
     The softmax then gives the weight of `keys` to the other keys. A query that may attend only to
-    `keys` keeps its scores. In decoder self-attention, the first query may attend only to key 0.
+    `keys` keeps its scores, so that no pattern is NaN. In decoder self-attention, the first query
+    may attend only to key 0. In the encoder of Qwen2-Audio, frames may attend only to frames of
+    the recording, so a knock-out of all of these leaves the row unchanged.
 
     Example:
         >>> from interventions import knockout
@@ -62,11 +65,7 @@ class Knockout(EditBase):
         """Raises ValueError unless the site is a `scores` site that has `keys` and others."""
         _check_site(spec, ending="scores", edit_name="Knockout")
         check_within(self.keys, size=spec.size("S"), name="keys", site=spec.site)
-        if not is_traced(self.keys) and np.asarray(self.keys(jnp.arange(spec.size("S")))).all():
-            raise ValueError(
-                f"keys: expected some of the {spec.size('S')} keys at {spec.site!r}, got "
-                f"all {spec.size('S')} keys. Leave at least one to attend to."
-            )
+        _check_leaves_a_key(self.keys, spec, name="keys")
 
 
 @pytrees.dataclass(repr=False)
@@ -74,7 +73,8 @@ class KnockoutAudio(EditBase):
     """Sets attention scores at the keys of `frames` to -∞. Made by `knockout(frames=...)`.
 
     In the decoder of an audio language model, these are the keys that hold the audio tokens
-    `frames`. At cross-attention and in the encoder, frames are the keys themselves.
+    `frames`. At cross-attention and in the encoder, frames are the keys themselves. As with `keys`,
+    a query that may attend only to these keys keeps its scores.
 
     Example:
         >>> from interventions import knockout
@@ -99,6 +99,8 @@ class KnockoutAudio(EditBase):
             )
         size = spec.n_audio_tokens if in_text else spec.size("S")
         check_within(self.frames, size=size, name="frames", site=spec.site)
+        if not in_text:  # there, the keys of text remain
+            _check_leaves_a_key(self.frames, spec, name="frames")
 
 
 def attend_only_to(keys: Indices) -> AttendOnlyTo:
@@ -229,14 +231,23 @@ def _key_positions(at: At) -> Array:
     return at.keys
 
 
-def _visible_keys(at: At) -> Bool[Array, "B 1 T S"]:
+def _visible_keys(at: At) -> Bool[Array, "B 1 #T S"]:
     """Returns True where a query may attend to a key."""
     queries, keys = at.positions[:, None, :, None], _key_positions(at)[:, None, None, :]
     if at.site.startswith("decoder.attn."):
         # Empty slots of the cache have a later position than every query.
         return (keys <= queries) & (keys >= 0)
-    # Padding has negative positions. Its queries are unused, so they may attend to every key.
-    return (keys >= 0) | (queries < 0)
+    # Padding has negative positions, and no query attends to it.
+    return keys >= 0
+
+
+def _check_leaves_a_key(masked: Place, spec: SiteSpec, *, name: str) -> None:
+    n_keys = spec.size("S")
+    if not is_traced(masked) and np.asarray(masked(jnp.arange(n_keys))).all():
+        raise ValueError(
+            f"{name}: expected some of the {n_keys} keys at {spec.site!r}, got all {n_keys} keys. "
+            "Leave at least one to attend to."
+        )
 
 
 def _check_site(spec: SiteSpec, *, ending: str, edit_name: str) -> None:

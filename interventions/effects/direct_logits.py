@@ -17,17 +17,16 @@ from jaxtyping import Array, Int
 
 from interventions.effects import row_bytes
 from interventions.effects.direct_parts import split_logit
-from interventions.forward import check_audio
 from interventions.metrics import LogitDiff
 from interventions.patching import row_chunks
 from interventions.patching.axes import axes_of_run
 from interventions.patching.row_chunks import RowChunks, Rows, encode_rows, select_rows
 from interventions.run import Run
+from interventions.run_checks import check_run
 from interventions.scored_tokens import check_tokens
 from interventions.scoring import scored_position
 from jaxasr import compiled
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.inputs import check_mel
 from jaxasr.meshes import DATA, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import SpeechModel
 
@@ -134,15 +133,13 @@ def direct_logit_attribution(
     # `scored_position` reads only the position of a metric, so the token ids are zeros.
     metric = LogitDiff(jnp.zeros(2, jnp.int32), position)
     column = scored_position(metric, jnp.shape(run.tokens)[1])
-    if run.mel is not None:
-        check_mel(model.config, run.mel)
+    check_run(model.config, run, "run")
     mesh, n_bytes = resolve_mesh(mesh), row_bytes.direct_logits(model.config, column + 1)
     chunks = RowChunks.of(run.batch, row_chunks.rows_that_fit(n_bytes), mesh, recordings)
     model = place_parameters(model, mesh)
 
     def split_rows(rows: Rows) -> dict[str, Array]:
         encoded, _ = encode_rows(model, select_rows(run, rows), mesh)
-        check_audio(model, encoded)
         return compiled.call_on_mesh(
             mesh,
             split_logit,

@@ -20,18 +20,16 @@ from interventions.effects.first_order_cells import (
 )
 from interventions.effects.gradients import gradients
 from interventions.metrics import Metric, Rank
-from interventions.patching.audio_positions import (
-    check_audio_of_run,
-    count_swept_frames,
-    find_audio_positions,
-)
+from interventions.patching.audio_positions import count_swept_frames, find_audio_positions
 from interventions.patching.axes import axes_of_run
 from interventions.patching.grid import Grid
 from interventions.patching.row_chunks import RowChunks, Rows, rows_that_fit, select_rows
 from interventions.patching.sources import check_source, resampled
 from interventions.run import Run
+from interventions.run_checks import check_run
 from interventions.scoring import StackedMetric, check_metric
 from jaxasr import compiled, sites
+from jaxasr.config import Config
 from jaxasr.meshes import DATA, place_parameters, resolve_mesh, specs_of
 from jaxasr.model import SpeechModel, full_precision
 
@@ -107,13 +105,10 @@ def attribution(
         correction in section 3.1.1.
     """
     names = (site,) if isinstance(site, str) else tuple(site)
-    _check_arguments(target, source, metric, over)
+    _check_arguments(model.config, target, source, metric, over)
     check_metric(metric, model.config.n_vocab, target.batch)
     if isinstance(source, str) and source.startswith("resample"):
         source = resampled(target, source)
-    for name, run in {"target": target, "source": source}.items():
-        if isinstance(run, Run):
-            check_audio_of_run(model.config, run, name)
     # A batch of 1, because the grid depends only on the other sizes.
     specs = [sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names]
     audio_positions = None
@@ -163,10 +158,15 @@ def attribution(
     return results[site] if isinstance(site, str) else results
 
 
-def _check_arguments(target: Run, source: Run | str, metric: Metric, over: Sequence[str]) -> None:
+def _check_arguments(
+    config: Config, target: Run, source: Run | str, metric: Metric, over: Sequence[str]
+) -> None:
     for name, run in (("target", target), ("source", source)):
-        if isinstance(run, Run) and run.positions is not None:
+        if not isinstance(run, Run):
+            continue
+        if run.positions is not None:
             raise ValueError(f"{name}: expected rows of equal length, got padded rows.")
+        check_run(config, run, name)
     check_source(source)
     if isinstance(source, Run) and jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(
@@ -250,7 +250,10 @@ def _estimate(
         value, acts, grads = gradients(model, target, metric, read_sites, grad_sites)
         if source is None:
             assert ablation is not None
-            source_acts = {c.site: ablated(ablation, c, acts[c.site]) for c in cells}
+            source_acts = {
+                c.site: ablated(model.config, ablation, c, acts[c.site], target.lengths)
+                for c in cells
+            }
         else:
             source_acts = forward.activations(model, source, sorted({c.site for c in cells}))
         effects = [

@@ -11,6 +11,7 @@ from interventions.edits.combining import position_and_frame_axes
 from interventions.effects import softmax_aware
 from interventions.forward import mask_padding, positions_of
 from interventions.patching.grid import Grid
+from interventions.patching.sources import mean_over_time
 from interventions.run import Run
 from jaxasr import pytrees, sites
 from jaxasr.config import Config
@@ -235,13 +236,14 @@ def _audio_first(audio_positions: Int[Array, "A"], n_keys: int) -> Int[Array, "n
     return jnp.argsort(jnp.where(is_text, n_keys, rank))
 
 
-def ablated(ablation: str, cells: SiteCells, x: Array) -> Array:
+def ablated(
+    config: Config, ablation: str, cells: SiteCells, x: Array, lengths: Int[Array, "B"] | None
+) -> Array:
     """Returns what a sweep with the source "zero", "mean" or "noise" patches in for `x`."""
     if ablation == "zero":
         return jnp.zeros_like(x)
     if ablation == "mean":
-        time = cells.axes.index("T" if "T" in cells.axes else "S")
-        return jnp.broadcast_to(x.mean(time, keepdims=True), x.shape)
+        return jnp.broadcast_to(mean_over_time(config, x, cells.site, lengths), x.shape)
     return _noise(cells.site, x)
 
 

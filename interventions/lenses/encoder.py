@@ -11,7 +11,7 @@ from interventions.forward import memory_of_stream
 from interventions.run import encode_mel
 from jaxasr import compiled, pytrees
 from jaxasr.generate import Generation, generate
-from jaxasr.inputs import check_audio_tokens, check_positions
+from jaxasr.inputs import check_audio_tokens, check_positions, check_token_ids
 from jaxasr.model import SpeechModel, full_precision
 from jaxasr.recogniser import Recogniser
 from jaxasr.rules import Rules, rules_for
@@ -131,7 +131,8 @@ def encoder_lens(
     if stem:  # `encoder.embed` is the sum of convolutions and positions, before the first layer
         resid = jnp.concatenate([acts["encoder.embed"][None], resid])
     ids = np.asarray(prompt, np.int32)
-    tokens = jnp.broadcast_to(ids, (resid.shape[1], ids.shape[-1]))
+    tokens = np.broadcast_to(ids, (resid.shape[1], ids.shape[-1]))
+    check_token_ids(model.config, tokens)
     places = check_positions(model.config, tokens, positions)
     check_audio_tokens(model.config, tokens, places, memory)
     generation = compiled.call(

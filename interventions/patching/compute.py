@@ -59,7 +59,9 @@ class RecordingChunk:
         values, values_pass = None, target if plan.averages_target else source
         if values_pass is not None:
             values = values_pass.acts[work.grid.site]
-            values = mean_over_time(values, work.grid.site) if plan.averages_target else values
+            if plan.averages_target:
+                lengths = target.run.lengths
+                values = mean_over_time(work.config, values, work.grid.site, lengths)
         run, acts = target.run, target.acts
         encoder_resumes = work.resumes and not work.in_decoder
         return cls(

@@ -144,10 +144,11 @@ def _cell_flops(work: Workload, layer: int | None) -> float:
     decoder_flops = _token_flops(c) * (work.scored_position + 1) * c.n_text_layer
     if work.in_decoder:
         return decoder_flops
-    first_layer = (layer or 0) if work.resumes else 0
+    shape, first_layer = c.encoder, (layer or 0) if work.resumes else 0
+    if work.resumes and work.follows_encoder_layers:
+        first_layer = shape.n_layer
     # A cell that edits the output of a layer starts at the next layer.
     skips_edited = work.grid.site == "encoder.resid_post" and work.resumes
-    shape = c.encoder
     per_frame = 4 * shape.width * (2 * shape.width + shape.n_mlp + c.n_audio_ctx)
     layers = shape.n_layer - first_layer - skips_edited
     return c.n_audio_ctx * layers * per_frame + _flops_of_reading(c) + decoder_flops

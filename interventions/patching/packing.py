@@ -9,7 +9,7 @@ rows of its column. It also attends to the stored keys and values of the unedite
 earlier positions that the column does not compute. All arrays here are NumPy arrays.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,23 +106,28 @@ class PackedRows:
         )
 
 
-def pack_columns(sizes: Sequence[int], max_rows: int) -> Iterator[list[int]]:
-    """Groups consecutive columns into batches of at most `max_rows` rows.
+def pack_columns(sizes: Sequence[int], max_rows: int) -> list[list[int]]:
+    """Divides columns into few batches of at most `max_rows` rows and of similar sizes.
 
-    A column of more than `max_rows` positions is a batch of its own.
+    All batches are padded to the size of the largest, so unequal sizes would cost rows of padding.
+    If a column has more than `max_rows` rows, batches have at most as many rows as the longest.
 
     Args:
         sizes: number of rows of each column.
         max_rows: most rows per batch.
 
-    Yields:
+    Returns:
         Indices of the columns of each batch.
     """
-    batch: list[int] = []
-    for index, size in enumerate(sizes):
-        if batch and sum(sizes[i] for i in batch) + size > max_rows:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    most = max([max_rows, *sizes])
+    for n_batches in range(-(-sum(sizes) // most), len(sizes)):
+        batches: list[list[int]] = [[] for _ in range(n_batches)]
+        loads = [0] * n_batches
+        # The longest columns first, each into the emptiest batch.
+        for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+            emptiest = loads.index(min(loads))
+            batches[emptiest].append(index)
+            loads[emptiest] += sizes[index]
+        if max(loads) <= most:
+            return [sorted(batch) for batch in batches]
+    return [[index] for index in range(len(sizes))]

@@ -8,11 +8,7 @@ from jax.sharding import Mesh
 from interventions.edits.base import check_edit
 from interventions.edits.places import Indices
 from interventions.metrics import Metric
-from interventions.patching.audio_positions import (
-    check_audio_of_run,
-    count_swept_frames,
-    find_audio_positions,
-)
+from interventions.patching.audio_positions import count_swept_frames, find_audio_positions
 from interventions.patching.grid import Grid
 from interventions.patching.plan import Plan
 from interventions.patching.resumed_decoder import UneditedTrace
@@ -22,9 +18,9 @@ from interventions.patching.sources import source_edit, source_run
 from interventions.patching.unedited import UneditedDecoder
 from interventions.patching.workload import Workload
 from interventions.run import Run
+from interventions.run_checks import check_run
 from interventions.scoring import check_metric, scored_position
 from jaxasr import sites
-from jaxasr.inputs import check_mel
 from jaxasr.meshes import DATA, axis_size, resolve_mesh
 from jaxasr.model import SpeechModel
 from jaxasr.processes import Process
@@ -158,8 +154,5 @@ def _check_runs(
         given = "none" if source is None else "both"
         raise ValueError(f"source, edit: expected one of the two, got {given}.")
     for name, run in (("target", target), ("source", source)):
-        if not isinstance(run, Run):
-            continue
-        if run.mel is not None:
-            check_mel(model.config, run.mel)
-        check_audio_of_run(model.config, run, name)
+        if isinstance(run, Run):
+            check_run(model.config, run, name)

@@ -4,12 +4,15 @@ Audio tokens are positions like those of text, so their keys and values are stor
 unedited position, and all cells share them. JAX traces every function of this module.
 """
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from interventions.patching.resumed_decoder import Layer, ResumedDecoder
-from jaxasr import fused_attention, pytrees
+from jaxasr import pytrees
 from jaxasr.cache import Cache, Past, Prefix
 from jaxasr.config import Config
 from jaxasr.language.blocks import LanguageBlock
@@ -117,16 +120,29 @@ def attend_to_shared_and_own(
         Mixed values [K, H, T, Dh].
     """
     n_cells, n_head, n_queries, d_head = q.shape
-    grouped = q.reshape(n_cells, len(shared_k), -1, d_head)
-    scaled, wide = grouped * d_head**-0.5, jnp.promote_types(q.dtype, jnp.float32)
-    to_shared = jnp.einsum("kgtd,gnd->kgtn", scaled, shared_k, preferred_element_type=wide)
-    scores = jnp.concatenate([to_shared, fused_attention.compute_scores(grouped, k)], -1)
-    scores = scores.reshape(n_cells, n_head, n_queries, -1)
-    weights = fused_attention.softmax(scores, mask[None, None]).astype(q.dtype)
-    weights = weights.reshape(*grouped.shape[:3], -1)
-    n_shared = shared_k.shape[1]
-    z = jnp.einsum("kgtn,gnd->kgtd", weights[..., :n_shared], shared_v)
-    return (z + jnp.einsum("kgtr,kgrd->kgtd", weights[..., n_shared:], v)).reshape(q.shape)
+    n_groups, n_shared = shared_k.shape[:2]
+    shape = n_groups, n_cells, n_head // n_groups, n_queries
+    rows = math.prod(shape[1:])  # of a group, in all cells
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    multiply = functools.partial(jnp.einsum, preferred_element_type=wide)
+    # The heads come first, because a CPU then multiplies two matrices per head. With the cells
+    # first, it would copy the scores.
+    grouped = (q * d_head**-0.5).reshape(n_cells, *shape[:1], *shape[2:], d_head)
+    grouped = jnp.swapaxes(grouped, 0, 1).reshape(n_groups, n_cells, -1, d_head)
+    to_shared = multiply("gmd,gnd->gmn", grouped.reshape(n_groups, rows, d_head), shared_k)
+    to_own = multiply("gkmd,kgrd->gkmr", grouped, k)
+    to_shared = jnp.where(mask[:, :n_shared], to_shared.reshape(*shape, n_shared), -jnp.inf)
+    to_own = jnp.where(mask[:, n_shared:], to_own.reshape(*shape, k.shape[2]), -jnp.inf)
+    # One softmax over both parts, which are never concatenated. A query attends to its own key, so
+    # the largest score is finite.
+    largest = jnp.maximum(to_shared.max(-1, initial=-jnp.inf), to_own.max(-1))[..., None]
+    to_shared, to_own = jnp.exp(to_shared - largest), jnp.exp(to_own - largest)
+    total = (to_shared.sum(-1) + to_own.sum(-1))[..., None]
+    to_shared = to_shared.astype(q.dtype).reshape(n_groups, rows, n_shared)
+    to_own = to_own.astype(q.dtype).reshape(*grouped.shape[:3], k.shape[2])
+    z = multiply("gmn,gnd->gmd", to_shared, shared_v).reshape(*shape, d_head)
+    z += multiply("gkmr,kgrd->gkmd", to_own, v).reshape(*shape, d_head)
+    return jnp.swapaxes((z / total).astype(q.dtype), 0, 1).reshape(q.shape)
 
 
 def resumed_decoder_class(config: Config) -> type[ResumedDecoder]:

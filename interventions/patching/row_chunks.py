@@ -20,7 +20,6 @@ from interventions.run import Run
 from jaxasr import compiled
 from jaxasr.cache import EncodedAudio, Memory, Prefix
 from jaxasr.config import Config
-from jaxasr.language.model import check_lengths
 from jaxasr.meshes import DATA, axes_of_memory, axis_size, size_per_device, specs_of
 from jaxasr.model import SpeechModel
 from jaxasr.taps import Acts, select
@@ -130,8 +129,6 @@ def encode_rows(
     """
     if run.memory is not None and not names:
         return run, {}
-    if model.config.audio_language is not None and run.lengths is not None:
-        check_lengths(model.config, mel_of(run), run.lengths)
     memory_axes = _axes_of_encoded(model.config)
     memory, acts = compiled.call_on_mesh(
         mesh,

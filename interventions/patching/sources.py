@@ -8,10 +8,11 @@ from jaxtyping import Array, Int
 
 from interventions.edits.noise import Noise
 from interventions.edits.values import Mix, Patch, Zero
-from interventions.forward import mel_of
+from interventions.forward import count_unmasked, mel_of
 from interventions.run import Run, encode_mel
 from jaxasr import compiled, sites
 from jaxasr.cache import EncodedAudio
+from jaxasr.config import Config
 from jaxasr.model import SpeechModel, full_precision
 from jaxasr.taps import Acts, Edit, Readout, select
 
@@ -56,12 +57,41 @@ def source_edit(source: Run | str | None, has_values: bool, has_alpha: bool) -> 
     return Noise(0) if has_alpha else Noise(0, replace=True)
 
 
-def mean_over_time(value: Array, site: str) -> Array:
-    """Averages an activation over positions or frames. The averaged axis remains, with size 1."""
-    axes = sites.SITES[site]
+def mean_over_time(
+    config: Config, value: Array, site: str, lengths: Int[Array, "B"] | None
+) -> Array:
+    """Averages an activation over positions or frames. The averaged axis remains, with size 1.
+
+    Args:
+        config: configuration of the model.
+        value: the activation.
+        site: the site that it comes from.
+        lengths: mel frames of each row before its padding. Masked padding is not averaged.
+    """
+    axes, batch_axis = sites.SITES[site], int(site in sites.LAYERED)
     # `axes` excludes the layer axis, which comes first at sites of layers.
-    time_axis = axes.index("T" if "T" in axes else "S") + (site in sites.LAYERED)
-    return value.mean(time_axis, keepdims=True)
+    time_axis = axes.index("T" if "T" in axes else "S") + batch_axis
+    n_steps = _count_unmasked_steps(config, site, lengths)
+    if n_steps is None:
+        return value.mean(time_axis, keepdims=True)
+    others = [i for i in range(value.ndim) if i not in (batch_axis, time_axis)]
+    is_real = jnp.arange(value.shape[time_axis]) < n_steps[:, None]
+    # `where`, because a product with 0 would keep NaN in the padding.
+    real = jnp.where(jnp.expand_dims(is_real, others), value, 0)
+    n_steps = jnp.expand_dims(n_steps, [i for i in range(value.ndim) if i != batch_axis])
+    return (real.sum(time_axis, keepdims=True) / n_steps).astype(value.dtype)
+
+
+def _count_unmasked_steps(
+    config: Config, site: str, lengths: Int[Array, "B"] | None
+) -> Int[Array, "B"] | None:
+    """Returns the steps of each row at a site before its padding; None if none is masked."""
+    n_frames = count_unmasked(config, lengths)
+    if n_frames is None or lengths is None or sites.stack_of(site) == "decoder":
+        return None
+    if site == "encoder.conv1":  # its steps are mel frames
+        return jnp.asarray(lengths)
+    return n_frames // sites.spec(config, site, 1, 1).frames_per_step
 
 
 def check_source(source: Run | str) -> None:

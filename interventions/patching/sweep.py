@@ -95,7 +95,8 @@ def sweep(
         source: the run that patched-in activations come from, with as many tokens as `target`, or
             one of these names:
             "zero": zeros;
-            "mean": the mean of the target's activation over its positions;
+            "mean": the mean of the target's activation over its positions, or over its frames
+            before the masked padding;
             "noise": Gaussian noise with the rms of the activation (seed 0);
             "resample": another example of `target` (see `resampled`).
         site: name of the patched site, in the encoder or the decoder.

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from interventions.memory_budget import memory_budget
 from interventions.patching.grid import Grid
 from interventions.patching.packing import Column, PackedRows, pack_columns
+from interventions.patching.resumed_encoder import SITES_AFTER_LAYERS
 from jaxasr import sites
 from jaxasr.config import Config
 from jaxasr.meshes import equal_chunk_size, size_per_device
@@ -65,8 +66,13 @@ class Workload:
 
     @property
     def resumes(self) -> bool:
-        """Whether cells start from a stored residual. They can if each edits one layer."""
-        return self.reuse and "layer" in self.grid.coords
+        """Whether cells start from a stored residual: each edits one layer, or what follows it."""
+        return self.reuse and ("layer" in self.grid.coords or self.follows_encoder_layers)
+
+    @property
+    def follows_encoder_layers(self) -> bool:
+        """Whether the patched site is computed from the last residual of the encoder."""
+        return self.grid.site in SITES_AFTER_LAYERS
 
     @property
     def resumes_decoder(self) -> bool:
@@ -153,7 +159,7 @@ def decoder_batches(work: Workload, layer: int) -> list[DecoderBatch]:
     lengths = [len(column.rows) for column in columns]
     # Each of the cells computes all rows of a batch, so the cells share the budget.
     most = max(max(lengths, default=1), min(max_rows // n_cells, _MAX_ROWS_PER_BATCH))
-    batches = list(pack_columns(lengths, most))
+    batches = pack_columns(lengths, most)
     sizes = [sum(lengths[i] for i in batch) for batch in batches]
     edited_sizes = [sum(len(columns[i].edited) for i in batch) for batch in batches]
     # All batches are padded to the sizes of the largest, so that they share an executable.

@@ -1,6 +1,5 @@
 """Defines the language model, which predicts the next token from text and audio tokens."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,11 +9,12 @@ from jaxtyping import Array, Float, Int
 from jaxasr.blocks import stack_layers
 from jaxasr.cache import Cache, Past, Prefix
 from jaxasr.config import Config
-from jaxasr.decoder import Decoder, causal_mask, make_embedding
+from jaxasr.decoder import Decoder, make_embedding
+from jaxasr.fused_attention import Mask
 from jaxasr.language.blocks import LanguageBlock, RmsNorm
 from jaxasr.language.rotary import make_rotation
-from jaxasr.stack import run_stack
-from jaxasr.taps import Edits, Readout, Tap
+from jaxasr.stack import RunBlock
+from jaxasr.taps import Tap
 
 
 class LanguageDecoder(Decoder):
@@ -87,27 +87,29 @@ class LanguageDecoder(Decoder):
             frames[:, :, None] >= 0, audio.astype(self.dtype), self.embed_tokens(tokens)
         )
 
-    def residual(
+    def embed_inputs(
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         memory: Prefix,
-        edits: Edits,
-        readout: Readout,
-        cache: Cache | None = None,
-        blocks: Any = None,
-        unroll: int = 1,
-    ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
-        """Embeds the tokens and runs all layers; see `jaxasr.decoder.Decoder.residual`."""
-        frames = self.frames(tokens, positions, memory, cache)
-        cache = None if cache is None else cache.with_frames(frames)
-        keys = (positions, frames) if cache is None else (cache.positions, cache.frames)
-        key_positions, key_frames = keys
-        # -1: outside the layers
-        tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions, frames, key_frames)
-        x = tap("embed", self.embed(tokens, frames, memory))
-        # The mask by absolute positions also hides padding and empty slots of the cache.
-        mask = causal_mask(positions, key_positions)
+        frames: Int[Array, "B T"],
+    ) -> Float[Array, "B T D"]:
+        """Returns the residual stream before the first layer. It has no positions."""
+        del positions
+        return self.embed(tokens, frames, memory)
+
+    def layer_inputs(self, memory: Prefix, past: Any, blocks: Any) -> tuple[Any, Any]:
+        """Returns the layers to run, and the keys and values of earlier tokens for each."""
+        del memory  # read by `embed_inputs`
+        blocks = self.blocks if blocks is None else blocks
+        if past is None and isinstance(blocks, tuple):
+            past = [None] * len(blocks)
+        return blocks, past
+
+    def block_runner(
+        self, positions: Int[Array, "B T"], mask: Mask, cache: Cache | None
+    ) -> RunBlock:
+        """Returns the function that runs one layer; see `run_stack`."""
         rotation = make_rotation(positions, self.d_head, self.rope_theta, self.dtype)
 
         def run_block(
@@ -115,21 +117,4 @@ class LanguageDecoder(Decoder):
         ) -> tuple[Array, Past | None]:
             return block(x, tap, rotation, mask, past, cache)
 
-        blocks = self.blocks if blocks is None else blocks
-        past = None if cache is None else cache.past
-        x, past, acts = run_stack(
-            blocks,
-            x,
-            run_block,
-            stack="decoder",
-            positions=positions,
-            edits=edits,
-            readout=readout,
-            layer_inputs=[None] * len(blocks)
-            if past is None and isinstance(blocks, tuple)
-            else past,
-            unroll=unroll,
-            frames=frames,
-            key_frames=key_frames,
-        )
-        return x, None if cache is None else dataclasses.replace(cache, past=past), tap, acts
+        return run_block

@@ -63,15 +63,16 @@ class PooledEncoder(Encoder):
         Returns:
             Projected audio [B, A, D], and what `readout` keeps, `{site: [L, B, ...]}`.
         """
-        mask = None
+        mask, positions = None, make_frame_positions(mel.shape[0], mel.shape[-1] // 2)
         if self.family.masks_frames and n_frames is not None:
             # All queries have the same keys, so one row of the mask serves them.
             mask = make_frame_mask(n_frames, mel.shape[-1] // 2)[:, :, :1]
+            positions = mark_padding(positions, n_frames)
 
         def run_block(block: Any, layer_input: Any, x: Array, tap: Tap) -> tuple[Array, None]:
             return block(x, tap, mask)
 
-        return self.run(mel, run_block, edits, readout, unroll, blocks)
+        return self.run(mel, positions, run_block, edits, readout, unroll, blocks)
 
     def to_output(self, x: Float[Array, "B S P"], tap: Tap) -> Float[Array, "B A D"]:
         """Pools, normalises and projects the residual stream after the last layer.
@@ -87,15 +88,20 @@ class PooledEncoder(Encoder):
             x = self._pool(tap("ln_post", self.ln_post(x)), tap)
         else:
             x = self._pool(x, tap)
-            x = tap("ln_post", self.ln_post(x), make_frame_positions(*x.shape[:2]))
-        return tap("project", self.projector(x), make_frame_positions(*x.shape[:2]))
+            x = tap("ln_post", self.ln_post(x), self._token_positions(tap))
+        return tap("project", self.projector(x), self._token_positions(tap))
 
     def _pool(self, x: Float[Array, "B S D"], tap: Tap) -> Float[Array, "B A P"]:
         n_rows, n_frames, width = x.shape
         n_tokens = n_frames // self.family.frames_per_token
         x = x[:, : n_tokens * self.family.frames_per_token].reshape(n_rows, n_tokens, -1, width)
         x = x.mean(2) if self.family.pool == "mean" else x.reshape(n_rows, n_tokens, -1)
-        return tap("pool", x, make_frame_positions(n_rows, n_tokens))
+        return tap("pool", x, self._token_positions(tap))
+
+    def _token_positions(self, tap: Tap) -> Int[Array, "B A"]:
+        """Returns the index of each audio token; -1 at padding, whose last frame is padding."""
+        n_frames = self.family.frames_per_token
+        return tap.positions[:, n_frames - 1 :: n_frames] // n_frames
 
 
 def make_frame_mask(n_frames: Int[Array, "B"], size: int) -> Bool[Array, "B 1 size size"]:
@@ -113,6 +119,11 @@ def make_frame_mask(n_frames: Int[Array, "B"], size: int) -> Bool[Array, "B 1 si
     """
     is_audio = jnp.arange(size) < jnp.asarray(n_frames)[:, None]
     return jnp.broadcast_to(is_audio[:, None, None, :], (len(is_audio), 1, size, size))
+
+
+def mark_padding(positions: Int[Array, "B S"], n_frames: Int[Array, "B"]) -> Int[Array, "B S"]:
+    """Returns the positions of frames, -1 for those after the first `n_frames` of a row."""
+    return jnp.where(positions < jnp.asarray(n_frames)[:, None], positions, -1)
 
 
 def count_frames(

@@ -82,7 +82,9 @@ class AudioLanguageModel(SpeechModel):
         del unstacked
         mel = check_mel(self.config, mel)
         taps = check_taps(self.config, "encoder", edits, readout, mel.shape[0], 0)
-        n_frames, n_tokens = count_frames(self.config, check_lengths(self.config, mel, lengths))
+        n_frames, n_tokens = count_frames(
+            self.config, check_lengths(self.config, len(mel), lengths)
+        )
         # Without padding, attention needs no mask.
         n_frames = None if lengths is None else n_frames
         return compiled.call(_encode, self, mel, n_frames, n_tokens, taps, unroll=unroll)
@@ -116,18 +118,18 @@ class AudioLanguageModel(SpeechModel):
         return self.decoder.memory(jnp.asarray(xa, self.config.dtype), lengths=lengths)
 
 
-def check_lengths(config: Config, mel: Mel, lengths: Any) -> Lengths:
+def check_lengths(config: Config, n_rows: int, lengths: Any) -> Lengths:
     """Checks `lengths`, and returns them as int32 [B].
 
     Args:
         config: dimensions of the model.
-        mel: log-mel spectrograms [B, M, F].
+        n_rows: B, the number of rows.
         lengths: int [B], mel frames of each row before its padding. None: no row has padding.
 
     Raises:
-        ValueError: another number of rows, no integers, or lengths that no row of `mel` can have.
+        ValueError: another number of rows, no integers, or lengths that no window can have.
     """
-    n_rows, n_frames = mel.shape[0], mel.shape[-1]
+    n_frames = config.n_mel_frames
     if lengths is None:
         return np.full(n_rows, n_frames, np.int32)
     lengths = lengths if isinstance(lengths, jax.Array) else np.asarray(lengths)

@@ -1,17 +1,13 @@
 """Defines what `jaxasr.load` returns for an audio language model: a model with its tokenizer."""
 
-import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from jaxasr import display, sites
-from jaxasr.audio import load_audio
+from jaxasr import sites
 from jaxasr.cache import Prefix
-from jaxasr.config import Config
 from jaxasr.generate import generate
 from jaxasr.generated_text import GeneratedText, decode_generation
 from jaxasr.language.encoder import count_frames
@@ -20,20 +16,16 @@ from jaxasr.language.model import AudioLanguageModel
 from jaxasr.language.tokenizer import LanguageTokenizer
 from jaxasr.language.windows import check_options, transcribe_windows
 from jaxasr.languages import language_code
-from jaxasr.precision import precision_name
+from jaxasr.loaded_model import Audio, LoadedModel, read_samples
 from jaxasr.taps import Edits
 from jaxasr.transcribe import Progress
 from jaxasr.transcript import Transcript
-from jaxasr.weights import Checkpoint
 
-# 16 kHz samples of any number, or the path of an audio file.
-Audio = Float[np.ndarray, "_"] | str | os.PathLike
 # Prompts are padded to a multiple of this length, so that few programs are compiled.
 _PROMPT_STEP = 32
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class PromptedRecogniser:
+class PromptedRecogniser(LoadedModel[AudioLanguageModel, LanguageTokenizer]):
     """An audio language model with its tokenizer and checkpoint. A prompt states what it does.
 
     Attributes:
@@ -50,36 +42,6 @@ class PromptedRecogniser:
         answer = lm_asr.ask(audio[:32_000], "How does the speaker feel?")
         ```
     """
-
-    model: AudioLanguageModel
-    tokenizer: LanguageTokenizer
-    checkpoint: Checkpoint
-
-    def __repr__(self) -> str:
-        return f"PromptedRecogniser({self.checkpoint.name}: {self.model.summary})"
-
-    def _repr_html_(self) -> str:
-        config = self.config
-        rows = [
-            ("checkpoint", self.checkpoint.name),
-            ("family", config.family),
-            ("source", self.checkpoint.source),
-            *((name, _describe_stack(config, name)) for name in ("encoder", "decoder")),
-            ("vocabulary", f"{config.n_vocab:,} tokens"),
-            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {config.param_dtype}"),
-            ("precision", precision_name(config)),
-        ]
-        return display.table((), rows)
-
-    @property
-    def config(self) -> Config:
-        """Dimensions and dtypes of the model."""
-        return self.model.config
-
-    @property
-    def sites(self) -> list[str]:
-        """Names of the sites of the model, where activations can be read and edited."""
-        return sites.of(self.config)
 
     def inputs(
         self,
@@ -111,7 +73,7 @@ class PromptedRecogniser:
             inputs.tokens.shape
             ```
         """
-        mel, lengths = features([_read_samples(audio) for audio in audios], self.config)
+        mel, lengths = features([read_samples(audio) for audio in audios], self.config)
         language = None if language is None else language_code(language)
         _, n_audio = count_frames(self.config, lengths)
         prompts = [self._prompt(int(n), text, chat, language) for n in n_audio]
@@ -183,7 +145,7 @@ class PromptedRecogniser:
             ```
         """
         return transcribe_windows(
-            self, _read_samples(audio), check_options(options), edits=edits, progress=progress
+            self, read_samples(audio), check_options(options), edits=edits, progress=progress
         )
 
     def generate(
@@ -263,17 +225,7 @@ class PromptedRecogniser:
         return (self.tokenizer.chat if chat else self.tokenizer.plain)(n_audio, text)
 
 
-def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
-    return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
-
-
 def _pad_positions(positions: Int[np.ndarray, "B T"], padding: int) -> Int[np.ndarray, "B P"]:
     """Returns positions with `padding` more columns of padding on the left."""
     earlier = positions[:, :1] - np.arange(padding, 0, -1, dtype=np.int32)
     return np.concatenate([np.minimum(earlier, -1), positions], axis=1)
-
-
-def _describe_stack(config: Config, stack: str) -> str:
-    shape = config.stack(stack)
-    shared = f" ({shape.n_kv_head} of keys)" if shape.n_kv_head != shape.n_head else ""
-    return f"{shape.n_layer} layers, {shape.n_head} heads{shared}, width {shape.width}"

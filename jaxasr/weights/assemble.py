@@ -171,8 +171,8 @@ def check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) 
             if names
         )
         raise WeightsError(
-            f"{checkpoint.source}: expected the {len(expected)} tensors of a Whisper with these "
-            f"dimensions, found others.{listed}\n"
+            f"{checkpoint.source}: expected the {len(expected)} tensors of a model of the family "
+            f"{checkpoint.config.family!r} with these dimensions, found others.{listed}\n"
             "Check that config and weights belong together, and that the file is complete."
         )
 

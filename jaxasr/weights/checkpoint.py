@@ -207,7 +207,7 @@ def check_features(folder: Path, config: Config) -> None:
             if type(settings) is dict and settings.get(key, value) != value:
                 raise file_error(
                     path,
-                    f"{key} = {value}, Whisper's own features",
+                    f"{key} = {value}, the features of the family {config.family!r}",
                     short_repr(settings[key]),
                     "Other features are not supported.",
                 )

@@ -149,6 +149,15 @@ def test_other_settings_do_not_reuse_items(tmp_path):
     assert len(computed) == 24
 
 
+def test_a_run_with_more_recordings_computes_only_those(tmp_path):
+    computed: list[int] = []
+    study = dataclasses.replace(fake_study(None, computed), counts=("n",))
+    run_study(tmp_path, study)
+    more = dataclasses.replace(study, presets={**study.presets, "here": {"n": 10}})
+    run_study(tmp_path, more)
+    assert computed == list(range(10))
+
+
 def test_a_reworded_reason_keeps_the_stored_items(tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Reworded(Config):

@@ -2,11 +2,16 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval as pe
 
 import interventions as iv
 from interventions.patching import sources
+from interventions.patching.cost import flops
+from interventions.patching.resumed_encoder import resumed_memory
 from jaxasr import sites
 from tests.language_runs import LENGTHS, METRIC, N_BEFORE, SCORED_POSITION, model_of, runs_of
 
@@ -80,6 +85,9 @@ def test_whole_passes_equal_single_patches(site, over):
         ("decoder.mlp.up", ("layer", "position")),
         ("encoder.attn.z", ("layer", "head", "time")),
         ("encoder.resid_post", ("layer", "time")),
+        ("encoder.pool", ("time",)),
+        ("encoder.ln_post", ("time",)),
+        ("encoder.project", ("time",)),
     ],
 )
 def test_resumed_cells_equal_single_patches(site, over):
@@ -93,6 +101,32 @@ def test_windows_of_audio_tokens_equal_single_patches(site):
     """Windows have two audio tokens, and the last one has one."""
     swept = check_cells(f"decoder.{site}", ("layer", "time"), window_s=0.08)
     np.testing.assert_allclose(swept.time, np.arange(4) * 0.08)
+
+
+def test_cells_after_the_layers_of_the_encoder_compute_only_what_follows():
+    model, (target, source) = model_of(), runs_of()
+    options = {"over": ("time",), "metric": METRIC, "window_s": 0.08}
+    for site, n_products in (("encoder.pool", 1), ("encoder.ln_post", 1), ("encoder.project", 0)):
+        residuals = jnp.zeros((3, 1, 20, 18))
+        edits = {site: iv.Zero()}
+        program = jax.make_jaxpr(
+            lambda x, edits=edits, site=site: resumed_memory(model, site, (x, x), edits, 0).xa
+        )(residuals)
+        dead_code_free, _ = pe.dce_jaxpr(program.jaxpr, [True])
+        text = str(dead_code_free)
+        assert text.count("dot_general") == n_products
+        assert "conv_general" not in text
+        assert "while" not in text
+        plans = [
+            iv.plan_sweep(model, target, source, site=site, reuse=reuse, **options)
+            for reuse in (True, False)
+        ]
+        assert plans[0].encoder_sites[-1] == site
+        resumed, whole = (flops(plan.work) for plan in plans)
+        shape = model.config.encoder
+        of_layer = 20 * 4 * shape.width * (2 * shape.width + shape.n_mlp + 20)
+        n_cells = plans[0].work.grid.size
+        assert whole - resumed == 2 * n_cells * shape.n_layer * of_layer
 
 
 @pytest.mark.parametrize("site", ["decoder.attn.z", "encoder.resid_post"])

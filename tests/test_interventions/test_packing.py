@@ -33,8 +33,18 @@ def test_padding_rows_attend_only_to_themselves():
     np.testing.assert_array_equal(rows.mask[2:], np.eye(10, dtype=bool)[8:])
 
 
-def test_columns_are_packed_in_order_and_stay_whole():
-    sizes = 5, 4, 3, 2, 1
-    assert list(pack_columns(sizes, 6)) == [[0], [1], [2, 3, 4]]
-    assert list(pack_columns(sizes, 3)) == [[0], [1], [2], [3, 4]]
-    assert list(pack_columns([], 3)) == []
+def test_batches_have_similar_sizes_and_whole_columns():
+    assert pack_columns((5, 4, 3, 2, 1), 15) == [[0, 1, 2, 3, 4]]
+    assert pack_columns((5, 4, 3, 2, 1), 6) == [[0], [1, 4], [2, 3]]
+    assert pack_columns((5, 4, 3, 2, 1), 3) == [[0], [1, 4], [2, 3]]
+    assert pack_columns((4, 4, 4), 7) == [[0], [1], [2]]
+    assert pack_columns([], 3) == []
+
+
+def test_windows_of_decreasing_columns_need_little_padding():
+    sizes = range(261, 11, -25)
+    for max_rows in (261, 300, 512):
+        batches = pack_columns(sizes, max_rows)
+        assert sorted(i for batch in batches for i in batch) == list(range(10))
+        padded = len(batches) * max(sum(sizes[i] for i in batch) for batch in batches)
+        assert padded <= 1.06 * sum(sizes)

@@ -114,6 +114,19 @@ def test_a_tied_model_needs_no_output_projection(family, folder):
     )
 
 
+@both
+def test_errors_name_the_family(family, folder):
+    tensors = tiny.random_tensors(family)
+    del tensors["language_model.model.norm.weight"]
+    tiny.write_tensors(folder, tensors)
+    with pytest.raises(WeightsError, match=f"of a model of the family '{family}'") as error:
+        assemble(read_checkpoint(folder))
+    assert "Whisper" not in str(error.value)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"n_fft": 512}))
+    with pytest.raises(WeightsError, match=f"features of the family '{family}', found 512"):
+        read_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     ("family", "part", "changes", "message"),
     [

@@ -35,6 +35,7 @@ from interventions.patching.row_chunks import (
     select_rows,
 )
 from interventions.run import Run
+from interventions.run_checks import check_run
 from interventions.scoring import StackedMetric, check_metric, scored_position, unembed_scored
 from jaxasr import compiled, sites
 from jaxasr.cache import EncodedAudio
@@ -115,6 +116,8 @@ def path_patch(
         Wang et al., "Interpretability in the wild" (arXiv:2211.00593); Goldowsky-Dill et al.,
         "Localizing model behavior with path patching" (arXiv:2304.05969).
     """
+    for name, run in (("target", target), ("source", source)):
+        check_run(model.config, run, name)
     if jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(
             f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
@@ -132,8 +135,6 @@ def path_patch(
 
     def patch_rows(rows: Rows) -> tuple[Array, list[Array]]:
         runs = [encode_rows(model, select_rows(run, rows), mesh)[0] for run in (target, source)]
-        for run in runs:
-            forward.check_audio(model, run)
         run_specs = [specs_of(axes_of_run(run)) for run in runs]
         stacked = StackedMetric.of(metric, rows)
         baseline = compiled.call_on_mesh(
