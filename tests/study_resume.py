@@ -1,6 +1,6 @@
 """Shows that studies give the same numbers again, also if they are killed and resumed.
 
-    python -m tests.study_resume                  # all studies, in about 40 minutes on two cores
+    python -m tests.study_resume                  # all studies
     python -m tests.study_resume E4 E6 --model base
     python -m tests.study_resume E7 --data experiments/assets/speech
 
