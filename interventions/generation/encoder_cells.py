@@ -127,7 +127,7 @@ def _empty_prefix(model: SpeechModel, mel: Mel, lengths: Lengths | None) -> Pref
     """Returns a prefix that only has the right numbers of audio tokens; None for a Whisper."""
     if model.config.audio_language is None:
         return None
-    counts = count_frames(model.config, check_lengths(model.config, mel, lengths))[1]
+    counts = count_frames(model.config, check_lengths(model.config, len(mel), lengths))[1]
     return Prefix(jnp.zeros((len(mel), 0, 0)), jnp.asarray(counts))
 
 

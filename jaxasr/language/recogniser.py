@@ -1,5 +1,6 @@
 """Defines what `jaxasr.load` returns for an audio language model: a model with its tokenizer."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
