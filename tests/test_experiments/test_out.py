@@ -125,7 +125,7 @@ def test_languages_are_checked_before_jax_starts(recordings, no_model, monkeypat
     (["--types", "kind"], "--types: no column 'kind'"),
     (["--label", "phone"], "--label: no column 'phone'"),
     (["--site", "encoder.resid"], "--site: 'encoder.resid' is not a site"),
-    (["--pool", "middle"], "--pool: expected speech, all"),
+    (["--pool", "middle"], "--pool: expected speech, audio, all"),
     (["--target", "number"], "--target: expected class or value"),
     (["--target", "value"], "expected numbers for --target value"),
     (["--text", "spoken"], "--text: expected greedy or transcript"),
