@@ -275,7 +275,6 @@ STUDY = Study(
         "quick": {"recordings": 60, "snr_db": (5,)},
     },
     claims=CLAIMS,
-    counts=("per_class", "recordings", "snr_db"),
     version=2,
     families=(WHISPER, *FAMILIES),
     differs=(

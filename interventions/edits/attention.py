@@ -184,7 +184,8 @@ def mean_ablation(
         An edit of `site`.
 
     Raises:
-        ValueError: `activation` has another number of axes than the site, or `valid` is all False.
+        ValueError: `activation` has another number of axes than the site, or `valid` has another
+            shape than [B, T] or is all False.
 
     Example:
         >>> from interventions import mean_ablation
@@ -202,12 +203,16 @@ def mean_ablation(
     averaged_axes = (batch_axis, batch_axis + time_axis)
     if valid is None:
         return Patch(activation.mean(averaged_axes, keepdims=True))
+    expected = tuple(activation.shape[axis] for axis in averaged_axes)
+    if np.shape(valid) != expected:
+        raise ValueError(f"valid: expected bool {list(expected)}, got shape {np.shape(valid)}.")
     if not is_traced(valid) and not np.asarray(valid).any():
         raise ValueError("valid: expected True at one position or frame at least, got none.")
+    valid = jnp.asarray(valid, bool)
     is_averaged = jnp.expand_dims(valid, [i for i in range(len(axes)) if i not in (0, time_axis)])
     # `where`, because a product with 0 would keep NaN in the padding.
     sums = jnp.where(is_averaged, activation, 0).sum(averaged_axes, keepdims=True)
-    return Patch(sums / jnp.asarray(valid).sum().astype(sums.dtype))
+    return Patch(sums / valid.sum().astype(sums.dtype))
 
 
 def _required_place(keys: Indices) -> Place:

@@ -237,7 +237,7 @@ def generation_sweep(
         lengths=prompts.lengths if sites.stack_of(site) == "encoder" else None,
         **options,
     )
-    window = {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}
+    window = {"window_s": grid.seconds(grid.window)} if "time" in grid.coords else {}
     return result.assign_attrs({"site": site, **window})
 
 

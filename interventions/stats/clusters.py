@@ -10,10 +10,10 @@ from interventions.stats.roc import Interval
 
 # A resample of few clusters can have almost no spread. Its standard error is then replaced by this
 # share of the sample's standard error, because a division by almost zero would make the interval
-# almost infinite. In simulations of 8 to 100 clusters, most of them with the same value, 0.25 makes
-# intervals up to half as wide as 0.1 does. They still cover the mean in 94 % of cases or more
-# wherever those of 0.1 do.
-_SMALLEST_ERROR = 0.25
+# almost infinite. In simulations of 8 to 100 clusters with bounded values, of which most are equal,
+# 0.25 makes intervals up to half as wide as 0.1 does, and they still cover the mean in 94 % of
+# cases. Values without bounds can have rare large ones, which only the wide intervals cover.
+_SMALLEST_ERROR, _SMALLEST_ERROR_UNBOUNDED = 0.25, 0.1
 
 
 def cluster_mean(
@@ -59,7 +59,9 @@ def cluster_mean(
     mean, n_clusters = float(sums.sum() / counts.sum()), len(sums)
     if np.ptp(sums / counts) == 0:
         return _without_spread(mean, n_clusters, bounds, level)
-    low, high = _interval_ends(mean, *_studentised_means(sums, counts, n, seed), bounds, level)
+    low, high = _interval_ends(
+        mean, *_studentised_means(sums, counts, bounds, n, seed), bounds, level
+    )
     return Interval(mean, low, high, n_clusters)
 
 
@@ -114,7 +116,7 @@ def cluster_test(
         interval = _without_spread(mean, n_clusters, bounds, 0.95)
         p = _p_without_spread(mean, null, n_clusters, bounds)
         return ClusterTest(interval, p, (interval.high - interval.low) / (2 * 1.96))
-    error, t = _studentised_means(sums, counts, n, seed)
+    error, t = _studentised_means(sums, counts, bounds, n, seed)
     observed = (mean - null) / error
     # The observed sample counts as one more draw, so that p is never zero.
     tails = [(np.sum(t >= observed) + 1) / (n + 1), (np.sum(t <= observed) + 1) / (n + 1)]
@@ -141,7 +143,11 @@ def _sums_of_clusters(
 
 
 def _studentised_means(
-    sums: Float[np.ndarray, "c"], counts: Float[np.ndarray, "c"], n: int, seed: int
+    sums: Float[np.ndarray, "c"],
+    counts: Float[np.ndarray, "c"],
+    bounds: tuple[float, float] | None,
+    n: int,
+    seed: int,
 ) -> tuple[float, Float[np.ndarray, "n"]]:
     """Returns the standard error, and the studentised means of n bootstrap draws of clusters."""
     n_clusters, mean = len(sums), sums.sum() / counts.sum()
@@ -150,7 +156,8 @@ def _studentised_means(
     means = drawn_sums.sum(1) / drawn_counts.sum(1)
     error = float(_standard_error(sums[None], counts[None], np.array([mean]))[0])
     errors = _standard_error(drawn_sums, drawn_counts, means)
-    return error, (means - mean) / np.maximum(errors, _SMALLEST_ERROR * error)
+    smallest = _SMALLEST_ERROR_UNBOUNDED if bounds is None else _SMALLEST_ERROR
+    return error, (means - mean) / np.maximum(errors, smallest * error)
 
 
 def _interval_ends(

@@ -69,7 +69,8 @@ def cluster_share(
         null: the share under the null hypothesis.
 
     Raises:
-        ValueError: there is no unit, or not one cluster per unit.
+        ValueError: there is no unit, not one cluster per unit, or an outcome is neither True nor
+            False.
 
     Example:
         >>> from interventions import stats
@@ -86,6 +87,8 @@ def cluster_share(
             "outcomes, clusters: expected one cluster per outcome and at least one outcome, got "
             f"the shapes {x.shape} and {units.shape}."
         )
+    if not np.isin(x, (0, 1)).all():
+        raise ValueError("outcomes: expected True or False for every unit, got other values.")
     sizes = np.unique(units, return_counts=True)[1]
     share, n = float(x.mean()), float(len(x) ** 2 / np.square(sizes).sum())
     low, high = _clopper_pearson(share * n, n)

@@ -131,5 +131,7 @@ def test_impossible_edits_raise(tiny_model, inputs):
         patterns(tiny_model, inputs, {Z: attend_only_to(1)})
     with pytest.raises(ValueError, match="expected True at one position or frame at least"):
         mean_ablation(jnp.ones((2, 6, 5, 3)), Z, jnp.zeros((2, 6), bool))
+    with pytest.raises(ValueError, match=r"valid: expected bool \[2, 6\], got shape \(1, 6\)"):
+        mean_ablation(jnp.ones((2, 6, 5, 3)), Z, jnp.ones((1, 6), bool))
     with pytest.raises(ValueError, match=r"shape \[5, 3\]"):
         mean_ablation(jnp.ones((5, 3)), Z)

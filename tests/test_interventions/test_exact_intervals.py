@@ -52,6 +52,8 @@ def test_clusters_of_one_unit_are_independent_and_equal_clusters_count_once():
     assert triple.effective == pytest.approx(20)
     with pytest.raises(ValueError, match="one cluster per outcome"):
         stats.cluster_share(outcomes, np.arange(3))
+    with pytest.raises(ValueError, match="expected True or False"):
+        stats.cluster_share([0.0, 1.0, np.nan], np.arange(3), null=0.5)
 
 
 def test_the_test_of_paired_shares_is_that_of_mcnemar():

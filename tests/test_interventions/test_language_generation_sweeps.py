@@ -135,3 +135,11 @@ def test_a_whisper_gets_no_question_and_a_language_model_no_foreign_site(tmp_pat
     asr = jaxasr.load(write_toy(tmp_path / "toy"))
     with pytest.raises(ValueError, match=r"Unknown site .* 'decoder\.cross_attn\.z'"):
         iv.generation_sweep(asr, np.zeros(16_000, np.float32), site="decoder.cross_attn.z")
+
+
+def test_windows_of_audio_tokens_have_their_length_in_seconds(tmp_path):
+    asr = jaxasr.load(write_toy(tmp_path / "toy"))
+    audio = np.random.default_rng(0).normal(size=20_000).astype(np.float32) * 0.1
+    options = {"site": "encoder.project", "over": ("time",), "window_s": 0.5, "max_new_tokens": 2}
+    result = iv.generation_sweep(asr, audio, question="What?", **options)
+    assert result.attrs["window_s"] == pytest.approx(float(np.diff(result.time)[0]))
