@@ -272,15 +272,10 @@ def _record(model: torch.nn.Module, config: Config) -> Iterator[dict[str, list[n
         ("decoder.ln", language.norm, "out"),
         ("decoder.logits", model.lm_head, "out"),
     ]
-    for stack, layers, sites in (
-        ("encoder", tower.layers, _ENCODER),
-        ("decoder", language.layers, _DECODER),
-    ):
-        for layer in layers:
-            places += [
-                (f"{stack}.{site}", layer.get_submodule(name), part)
-                for site, (name, part) in sites.items()
-            ]
+    stacks = [("encoder", tower.layers, _ENCODER), ("decoder", language.layers, _DECODER)]
+    for stack, layers, sites in stacks:
+        for site, (name, part) in sites.items():
+            places += [(f"{stack}.{site}", layer.get_submodule(name), part) for layer in layers]
     outputs: dict[str, list[np.ndarray]] = {}
 
     def hook(site: str, part: str) -> Any:
@@ -293,10 +288,8 @@ def _record(model: torch.nn.Module, config: Config) -> Iterator[dict[str, list[n
 
         return record
 
-    handles = [
-        module.register_forward_hook(hook(site, part), with_kwargs=True)
-        for site, module, part in places
-    ]
+    hooked = [(module, hook(site, part)) for site, module, part in places]
+    handles = [module.register_forward_hook(f, with_kwargs=True) for module, f in hooked]
     try:
         yield outputs
     finally:

@@ -1,14 +1,7 @@
 """An interrupted store of an audio language model continues to the bit."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 from small_speech import tones
-from small_stores import variable_files
+from small_stores import kill_after_the_first_batch, variable_files
 
 import jaxasr
 from experiments import store
@@ -32,21 +25,9 @@ def test_a_killed_and_resumed_store_is_bitwise_the_uninterrupted_one(tmp_path):
     toy, lengths = write_toy(tmp_path / "toy"), [0.2 + 0.1 * i for i in range(12)]
     sites = ("encoder.project", "decoder.resid_post")
     options = {"sites": sites, "pool": ("audio", "frames"), "batch": 2, "max_new_tokens": 3}
-    path, environment = (
-        tmp_path / "killed",
-        {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
-    )
+    path = tmp_path / "killed"
     code = _SLOW_EXTRACTION.format(lengths=lengths, options=options)
-    command = [sys.executable, "-c", code, str(toy), str(path)]
-    process = subprocess.Popen(command, env=environment)
-    try:
-        status = path / "status" / "c" / "0"  # written with the first batch
-        deadline = time.monotonic() + 120
-        while not status.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after_the_first_batch(code, str(toy), str(path), path=path)
     done = len(store.open(path).done_rows)
     assert 0 < done < len(lengths)
     asr, progress = jaxasr.load(toy), []

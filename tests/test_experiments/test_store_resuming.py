@@ -1,16 +1,10 @@
 """An interrupted store continues to the bit, and a run that would add other values is refused."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from small_speech import small_recogniser, tones
-from small_stores import LENGTHS_S, SITE, STORE_OPTIONS, variable_files
+from small_stores import LENGTHS_S, SITE, STORE_OPTIONS, kill_after_the_first_batch, variable_files
 
 from experiments import store
 from experiments.store import StoreError, integrity
@@ -48,21 +42,8 @@ def test_a_killed_and_resumed_store_is_bitwise_the_uninterrupted_one(small, tmp_
     lengths, path = [0.2 + 0.1 * i for i in range(12)], tmp_path / "killed"
     options = {"pool": ("speech", "frames"), "batch": 2}
     whole = store.extract(small, tones(lengths), tmp_path / "whole", **options)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW_EXTRACTION.format(lengths=lengths), str(path)], env=environment
-    )
-    try:
-        status = path / "status" / "c" / "0"  # written with the first batch
-        deadline = time.monotonic() + 120
-        while not status.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    code = _SLOW_EXTRACTION.format(lengths=lengths)
+    kill_after_the_first_batch(code, str(path), path=path)
     half = store.open(path)
     done = len(half.done_rows)
     assert 0 < done < len(lengths)
